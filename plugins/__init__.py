@@ -1,0 +1,1 @@
+"""Ops (definition, reference, function body, kernels), bundles, and the sessions that run them."""

@@ -1,0 +1,42 @@
+"""What each target's kernels can serve. Lowering asks here and never hands over what would be refused.
+
+Features are by op; a feature that is missing here is refused by the library's constructor too (a test compares).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from raggedrt.plugins.contract.abi import Feature
+from raggedrt.plugins.contract.op_definition import FLOATS, ElementType
+
+_BUILT = (
+    Feature.CAUSAL
+    | Feature.GROUPED_QUERY
+    | Feature.LSE
+    | Feature.POSITIONS
+    | Feature.VALUE_HEAD_SIZE
+    | Feature.CROSS_LENGTHS
+    | Feature.KEEP_SLOTS
+    | Feature.KEEP_MASK
+    | Feature.CAPACITY
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Capability:
+    """Limits of one target's native library."""
+
+    features: Feature
+    element_types: tuple[ElementType, ...]
+    head_size_multiple: int
+    max_head_size: int
+
+    def missing(self, features: Feature) -> Feature:
+        """The bits of `features` that this target cannot serve."""
+        return features & ~self.features
+
+
+CAPABILITIES: dict[str, Capability] = {
+    "ort-cpu": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256),
+}

@@ -1,0 +1,1 @@
+"""One folder per op: definition, reference, function body, test cases."""

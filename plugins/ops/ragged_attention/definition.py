@@ -1,0 +1,64 @@
+"""RaggedAttention: softmax(q k^T * scale + mask) v over sequences packed end to end, with sparse masks."""
+
+from __future__ import annotations
+
+from raggedrt.plugins.contract.op_definition import (
+    FLOAT32,
+    FLOATS,
+    INT32,
+    AttributeSpec,
+    ElementType,
+    OpDefinition,
+    TensorSpec,
+)
+
+CARRIERS = (ElementType.FLOAT, ElementType.INT32, ElementType.INT64, ElementType.BOOL)
+
+OP = OpDefinition(
+    name="RaggedAttention",
+    doc="""Attention within each sequence of a packed batch. Head n reads key/value head n // (num_heads / kv_num_heads).
+
+Key j is visible to query i of the same sequence if its position is not negative and the mask allows it: `causal` means
+position_k <= position_q, a window means -window_left <= position_k - position_q <= window_right (-1: unbounded).
+Without positions both are indices within the sequence; causal with different lengths is then aligned at the end.
+Softmax in fp32. A query with no visible key gives output 0 and lse -inf.""",
+    inputs=(
+        TensorSpec("query", "T", FLOATS, ("Tq", "N*H")),
+        TensorSpec("key", "T", FLOATS, ("Tk", "Nkv*H")),
+        TensorSpec("value", "T", FLOATS, ("Tk", "Nkv*Hv")),
+        TensorSpec("cu_seqlens_q", "I", INT32, ("B+1",)),
+        TensorSpec("cu_seqlens_k", "I", INT32, ("B+1",)),
+        TensorSpec("max_seqlen_q", "Cq", CARRIERS, ("Mq",), doc="only its length is read: no sequence is longer"),
+        TensorSpec("max_seqlen_k", "Ck", CARRIERS, ("Mk",), doc="only its length is read"),
+        TensorSpec("positions_q", "I", INT32, ("Tq",), optional=True, doc="original slots"),
+        TensorSpec("positions_k", "I", INT32, ("Tk",), optional=True, doc="original slots; negative: never visible"),
+        TensorSpec("tile_ptr", "I", INT32, ("B|1", "G", "R+1"), optional=True),
+        TensorSpec("tile_col", "I", INT32, ("E",), optional=True),
+        TensorSpec("tile_tag", "I", INT32, ("E",), optional=True),
+        TensorSpec("tile_bits", "I", INT32, ("P", "W"), optional=True),
+        TensorSpec("head_group", "I", INT32, ("N",), optional=True),
+        TensorSpec("bias", "T", FLOATS, ("1|B", "1|N", "S", "S"), optional=True, doc="in original positions"),
+        TensorSpec("distance_bias", "T", FLOATS, ("1|N", "2P-1"), optional=True, doc="by key-query distance"),
+        TensorSpec("rel_query", "T", FLOATS, ("Tq", "N", "R"), optional=True),
+        TensorSpec("rel_key", "T", FLOATS, ("Tk", "N", "R"), optional=True),
+        TensorSpec("rel_bucket", "I", INT32, ("2P-1",), optional=True),
+        TensorSpec("head_sink", "F", FLOAT32, ("N",), optional=True),
+        TensorSpec("alibi_slopes", "F", FLOAT32, ("N",), optional=True),
+    ),
+    outputs=(
+        TensorSpec("output", "T", FLOATS, ("Tq", "N*Hv")),
+        TensorSpec("lse", "F", FLOAT32, ("N", "Tq"), optional=True, doc="log of the softmax denominator"),
+    ),
+    attributes=(
+        AttributeSpec("num_heads", None, "query heads N"),
+        AttributeSpec("kv_num_heads", 0, "key/value heads; 0: num_heads"),
+        AttributeSpec("scale", 0.0, "factor on q k^T; 0: 1/sqrt(H)"),
+        AttributeSpec("softcap", 0.0, "c > 0: scores become c * tanh(scores / c)"),
+        AttributeSpec("causal", 0),
+        AttributeSpec("window_left", -1, "keys further back are masked; -1: unbounded"),
+        AttributeSpec("window_right", -1, "keys further ahead are masked; -1: unbounded"),
+        AttributeSpec("global_tokens", (), "positions that see and are seen by all"),
+        AttributeSpec("dilation", 1),
+        AttributeSpec("block_size", 0, "rows and columns of a mask tile; 0: no tile list"),
+    ),
+)

@@ -1,0 +1,1 @@
+"""RaggedRT: transformers in ONNX Runtime and TensorRT without time spent on padding."""
