@@ -1,0 +1,106 @@
+"""Rules for every test: one marker saying what it needs, skips with a reason, no network, the same seeds each run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import pytest
+
+# Tests and the processes they start stay off the network; hub clients are told so before anything imports them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+NEEDS = ("none", "ort_cpu", "emulated", "cuda", "tensorrt")
+OUTCOMES = ("passed", "failed", "error", "skipped")
+NEEDS_KEY = pytest.StashKey[dict[str, str]]()
+
+
+def compiler() -> str | None:
+    """Path of a C++ compiler, or None."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))), None)
+
+
+def _gpu_present() -> bool:
+    if shutil.which("nvidia-smi") is None:
+        return False
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+
+
+@cache
+def missing(need: str) -> str | None:
+    """Why tests of this need cannot run here, or None where they can."""
+    if need == "ort_cpu" and importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed (pip install 'raggedrt[cpu]')"
+    if need == "emulated" and compiler() is None:
+        return "no C++ compiler was found (install g++)"
+    if need == "cuda" and not _gpu_present():
+        return "no CUDA GPU here (nvidia-smi lists none)"
+    if need == "tensorrt" and not any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")):
+        return "TensorRT is not installed (pip install 'raggedrt[tensorrt-rtx]')"
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each test has exactly one need; those that cannot be met here become skips with a reason."""
+    needs: dict[str, str] = {}
+    wrong: list[str] = []
+    for item in items:
+        marks = [need for need in NEEDS if item.get_closest_marker(need)]
+        if len(marks) != 1:
+            wrong.append(f"  {item.nodeid}: {', '.join(marks) or 'no marker'}")
+            continue
+        needs[item.nodeid] = marks[0]
+        if reason := missing(marks[0]):
+            item.add_marker(pytest.mark.skip(reason=reason))
+    if wrong:
+        raise pytest.UsageError(f"each test needs exactly one marker of {', '.join(NEEDS)}:\n" + "\n".join(wrong))
+    config.stash[NEEDS_KEY] = needs
+
+
+def _counts(terminal: Any, needs: dict[str, str]) -> Counter[tuple[str, str]]:
+    """Number of tests per (need, outcome)."""
+    return Counter(
+        (needs[report.nodeid], outcome)
+        for outcome in OUTCOMES
+        for report in terminal.stats.get(outcome, [])
+        if getattr(report, "nodeid", None) in needs
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Print one line per tier, so that a tier that did not run is seen."""
+    counts = _counts(terminalreporter, config.stash.get(NEEDS_KEY, {}))
+    terminalreporter.section("tiers")
+    for need in NEEDS:
+        shown = ", ".join(f"{counts[need, outcome]} {outcome}" for outcome in OUTCOMES if counts[need, outcome])
+        why = missing(need)
+        terminalreporter.write_line(f"{need:9} {shown or 'no tests'}{f' ({why})' if why else ''}")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A skipped emulated test is a failure where a compiler is present: that tier has no other excuse."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = _counts(terminal, session.config.stash.get(NEEDS_KEY, {}))["emulated", "skipped"] if terminal else 0
+    if skipped and compiler() and exitstatus == pytest.ExitCode.OK:
+        terminal.write_line(f"\n{skipped} emulated tests were skipped although there is a C++ compiler", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections that leave this machine."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and str(address[0]) not in ("127.0.0.1", "::1", "localhost"):
+            raise ConnectionRefusedError(f"tests use no network; refused a connection to {address!r}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)

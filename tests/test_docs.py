@@ -1,0 +1,77 @@
+"""Documents say what is true: links resolve, and the commands they name exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+
+pytestmark = pytest.mark.none
+
+DOCUMENTS = sorted(p for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/**/*.md")))
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(?<![\w/'\"-])raggedrt ([a-z]+)\b((?: +[^\s`|]+)*)")
+SCRIPT = re.compile(r"(?:\./)?(scripts/[\w./-]+\.(?:sh|py)|\.ci/run)")
+
+
+def anchors(text: str) -> set[str]:
+    """Heading anchors as code hosts make them."""
+    heads = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_resolve(document: Path) -> None:
+    broken = []
+    for target in LINK.findall(document.read_text()):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = document if not file else (document.parent / file).resolve()
+        if not linked.exists() or (anchor and linked.suffix == ".md" and anchor not in anchors(linked.read_text())):
+            broken.append(target)
+    assert not broken, f"{document.relative_to(ROOT)}: {broken}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_scripts_exist(document: Path) -> None:
+    missing = sorted({name for name in SCRIPT.findall(document.read_text()) if not (ROOT / name).exists()})
+    assert not missing, f"{document.relative_to(ROOT)}: {missing}"
+
+
+def code_of(text: str) -> str:
+    """Code blocks and inline code of a Markdown text, one piece per line."""
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    return "\n".join([*blocks, *inline])
+
+
+@cache
+def help_text(*verb: str) -> str:
+    """`raggedrt VERB --help`, empty when there is no such verb."""
+    done = subprocess.run(
+        [sys.executable, "-m", "raggedrt", *verb, "--help"], capture_output=True, text=True, check=False, env=_wide()
+    )
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _wide() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_commands_and_options_exist(document: Path) -> None:
+    wrong = []
+    for verb, rest in COMMAND.findall(code_of(document.read_text())):
+        text = help_text(verb)
+        options = re.findall(r"(?<!\S)(--[a-z][a-z-]*|-[a-z])\b", rest)
+        wrong += [f"raggedrt {verb} {name}" for name in options if name not in text] if text else [f"raggedrt {verb}"]
+    assert not wrong, f"{document.relative_to(ROOT)}: {sorted(set(wrong))}"
