@@ -1,0 +1,162 @@
+"""What must be known of an ONNX file before a runtime sees it: our nodes, its external data, its metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from raggedrt.errors import InputError
+from raggedrt.plugins.bundle.paths import regular_file
+from raggedrt.plugins.contract.op_definition import DOMAIN
+
+OPS_METADATA = "raggedrt.ops"
+"""Key of `metadata_props`: a JSON object with the count of every raggedrt op, written by the last pass."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OpNode:
+    """One node of domain `raggedrt`. `abi` and `features` are None where the attribute is missing."""
+
+    name: str
+    op_type: str
+    abi: int | None
+    features: int | None
+    has_body: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ExternalTensor:
+    """A tensor whose bytes stand in another file. `length` is None where the model does not give it."""
+
+    name: str
+    location: str
+    offset: int
+    length: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """`promised` has the op counts of the metadata, empty without them."""
+
+    nodes: tuple[OpNode, ...]
+    external: tuple[ExternalTensor, ...]
+    promised: dict[str, int]
+
+    @property
+    def external_files(self) -> frozenset[str]:
+        """Every location that a tensor names."""
+        return frozenset(tensor.location for tensor in self.external)
+
+
+def load_proto(path: pathlib.Path) -> onnx.ModelProto:
+    """Parse an ONNX file without its external data.
+
+    Raises:
+        InputError: missing, no file, empty, or no ONNX model.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({os.strerror(error.errno or 0)}); give an ONNX file.") from None
+    return parse_proto(data, str(path))
+
+
+def parse_proto(data: bytes, where: str) -> onnx.ModelProto:
+    """Parse a serialised ModelProto; `where` names it in messages.
+
+    Raises:
+        InputError: the bytes are no ONNX model.
+    """
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise InputError(f"{where} is not an ONNX model, or is cut off; export the model again.") from None
+    if not model.HasField("graph") or not model.opset_import:
+        raise InputError(f"{where} holds no graph or no opset import, so it is no ONNX model; export it again.")
+    return model
+
+
+def model_facts(model: onnx.ModelProto) -> ModelFacts:
+    """Collect the facts of graph, sub-graphs and foreign functions (our own bodies hold no raggedrt node)."""
+    bodies = {(f.name, f.overload) for f in model.functions if f.domain == DOMAIN}
+    nodes: list[OpNode] = []
+    external: list[ExternalTensor] = []
+    pending: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while pending:
+        scope = pending.pop()
+        if isinstance(scope, onnx.GraphProto):
+            external += _external(scope.initializer)
+            external += _external(t for s in scope.sparse_initializer for t in (s.values, s.indices))
+        for node in scope.node:
+            if node.domain == DOMAIN:
+                nodes.append(_op_node(node, (node.op_type, node.overload) in bodies))
+            for attribute in node.attribute:
+                external += _external([attribute.t, *attribute.tensors])
+                pending += [attribute.g] if attribute.HasField("g") else []
+                pending += attribute.graphs
+    return ModelFacts(tuple(nodes), tuple(external), _promised(model))
+
+
+def check_external_data(facts: ModelFacts, folder: pathlib.Path, where: str, *, follow_links: bool = False) -> None:
+    """Check that every external tensor lies within a regular file under `folder`, reached through no link.
+
+    Raises:
+        InputError: a location is absolute, leaves the folder, is a link, is missing or too short.
+    """
+    sizes: dict[str, int] = {}
+    for tensor in facts.external:
+        named_by = f"tensor {tensor.name!r} of {where}"
+        if tensor.location not in sizes:
+            status = regular_file(folder, tensor.location, named_by, follow_links=follow_links)
+            sizes[tensor.location] = status.st_size
+        end = tensor.offset + (tensor.length or 0)
+        if tensor.offset < 0 or (tensor.length or 0) < 0 or end > sizes[tensor.location]:
+            raise InputError(
+                f"{named_by} needs bytes up to {end} of {tensor.location!r}, which has {sizes[tensor.location]}; "
+                "the file is cut off: copy or export it again."
+            )
+
+
+def _external(tensors: Iterable[onnx.TensorProto]) -> list[ExternalTensor]:
+    return [_external_tensor(t) for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def _external_tensor(tensor: onnx.TensorProto) -> ExternalTensor:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    try:
+        offset = int(entries.get("offset", "0"))
+        length = int(entries["length"]) if "length" in entries else None
+    except ValueError:
+        raise InputError(f"external data of tensor {tensor.name!r} has no integer offset and length.") from None
+    return ExternalTensor(tensor.name, entries.get("location", ""), offset, length)
+
+
+def _op_node(node: onnx.NodeProto, has_body: bool) -> OpNode:
+    integers = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+    return OpNode(
+        node.name or (node.output[0] if node.output else ""),
+        node.op_type,
+        integers.get("abi"),
+        integers.get("features"),
+        has_body,
+    )
+
+
+def _promised(model: onnx.ModelProto) -> dict[str, int]:
+    text = next((p.value for p in model.metadata_props if p.key == OPS_METADATA), "{}")
+    try:
+        counts = json.loads(text)
+    except (ValueError, RecursionError):
+        counts = None
+    if not isinstance(counts, dict) or not all(type(n) is int for n in counts.values()):
+        raise InputError(
+            f"metadata {OPS_METADATA!r} of the model is no JSON object of counts; rewrite the model again."
+        )
+    return counts
