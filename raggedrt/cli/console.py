@@ -1,0 +1,99 @@
+"""What the user sees: log lines `[I] …` and the running step on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import rich.console
+import rich.markup
+import rich.status
+
+from raggedrt import progress
+
+ROOT = logging.getLogger("raggedrt")
+
+
+class _LineHandler(logging.Handler):
+    """Writes `[I] message` lines; a step on a terminal becomes a spinner until the next line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._console = rich.console.Console(stderr=True, soft_wrap=True, highlight=False)
+        self._status: rich.status.Status | None = None
+        self._began = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.name == progress.LOGGER.name:
+            text = f"{text} ({time.monotonic() - self._began:.1f} s since start)"
+        line = rich.markup.escape(f"[{record.levelname[0]}] {text}")
+        if record.name == progress.LOGGER.name and self._console.is_terminal:
+            self._spin(line)
+        else:
+            self._console.print(line)
+
+    def _spin(self, line: str) -> None:
+        if self._status is None:
+            self._status = self._console.status(line)
+            self._status.start()
+        else:
+            self._status.update(line)
+
+    def close(self) -> None:
+        """Remove the spinner."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+        super().close()
+
+
+def start_logging() -> None:
+    """Show the log of `raggedrt` on stderr at level INFO. Libraries' Python warnings are shown with `-v` only."""
+    stop_logging()
+    ROOT.addHandler(_LineHandler())
+    ROOT.setLevel(logging.INFO)
+    ROOT.propagate = False
+    warnings.simplefilter("ignore")
+
+
+def stop_logging() -> None:
+    """Undo `start_logging`, before the last line of the process is written."""
+    for handler in [h for h in ROOT.handlers if isinstance(h, _LineHandler)]:
+        ROOT.removeHandler(handler)
+        handler.close()
+
+
+def set_verbose(value: bool) -> None:
+    """Callback of `-v`."""
+    if value:
+        ROOT.setLevel(logging.DEBUG)
+        warnings.simplefilter("default")
+
+
+def set_quiet(value: bool) -> None:
+    """Callback of `-q`."""
+    if value:
+        ROOT.setLevel(logging.WARNING)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print an aligned table on stdout; no cell is ever shortened."""
+    lines = [list(columns), *(["" if cell is None else str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_text(text: str) -> None:
+    """Print `text` on stdout as it is."""
+    print(text)
+
+
+def print_json(data: Any) -> None:
+    """Print `data` on stdout as JSON."""
+    print(json.dumps(data, indent=2))

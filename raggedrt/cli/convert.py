@@ -1,0 +1,57 @@
+"""`raggedrt convert`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+import raggedrt
+from raggedrt.cli import options
+from raggedrt.cli.console import print_text
+
+
+def convert(
+    source: options.Source,
+    output: Annotated[pathlib.Path, typer.Option("-o", "--output", metavar="DIR", help="bundle to write")],
+    target: options.Target = "ort-cpu",
+    io: options.Io = None,
+    task: options.Task = "auto",
+    dtype: options.Dtype = "fp32",
+    features: options.Features = "auto",
+    opset: options.Opset = 20,
+    opt_shapes: options.OptShapes = None,
+    atol: options.Atol = None,
+    rtol: options.Rtol = None,
+    report: options.Report = None,
+    force: options.Force = False,
+    allow_partial: options.AllowPartial = False,
+    revision: options.Revision = None,
+    allow_pickle: options.AllowPickle = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """The whole job: export, rewrite, verify, write a bundle."""
+    bundle = raggedrt.convert(
+        source,
+        output,
+        target=target,
+        io=io,
+        task=task,
+        dtype=dtype,
+        features=features,
+        opset=opset,
+        opt_shapes=opt_shapes,
+        atol=atol,
+        rtol=rtol,
+        report=report,
+        force=force,
+        allow_partial=allow_partial,
+        revision=revision,
+        allow_pickle=allow_pickle,
+    )
+    if not quiet:
+        from raggedrt.summaries import bundle_summary
+
+        print_text(bundle_summary(bundle.path))

@@ -1,0 +1,27 @@
+"""`raggedrt doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import raggedrt
+from raggedrt.cli import options
+from raggedrt.cli.console import print_json, print_table, print_text
+
+
+def doctor(
+    build_ops: Annotated[bool, typer.Option("--build-ops", help="build the op library into the user's cache")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Facts about this machine, then what each target needs."""
+    found = raggedrt.doctor(build_ops=build_ops)
+    if json:
+        print_json(found.to_json())
+        return
+    print_table(("fact", "value"), found.facts)
+    print_text("")
+    print_table(("target", "ready", "what is missing"), found.targets)

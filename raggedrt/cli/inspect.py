@@ -1,0 +1,29 @@
+"""`raggedrt inspect`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+import raggedrt
+from raggedrt.cli import options
+from raggedrt.cli.console import print_json, print_text
+
+
+def inspect(
+    model: Annotated[pathlib.Path, typer.Argument(metavar="FILE|DIR", help="ONNX file or bundle", show_default=False)],
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    io: options.Io = None,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Attention sites, masks, what can be packed, and why not."""
+    facts = raggedrt.inspect(model, io=io)
+    if json:
+        print_json(facts)
+    else:
+        from raggedrt.summaries import inspection_text
+
+        print_text(inspection_text(facts))

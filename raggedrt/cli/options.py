@@ -1,0 +1,52 @@
+"""Options that several verbs share, declared once."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from raggedrt.cli.console import set_quiet, set_verbose
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="model directory, Hub id org/name, package.module:factory, .onnx file or .pt2 program",
+        show_default=False,
+    ),
+]
+Task = Annotated[str, typer.Option(help="task head to export; auto follows the model's config")]
+Target = Annotated[str, typer.Option(help="where the model will run: see `raggedrt list targets`")]
+Io = Annotated[
+    str | None,
+    typer.Option(help="padded (drop-in) or ragged inputs and outputs  [default: by target]", show_default=False),
+]
+Dtype = Annotated[str, typer.Option(help="element type of weights and activations: fp32, fp16 or bf16")]
+Features = Annotated[str, typer.Option(help="auto, or required features: pack,sparse,fuse")]
+Opset = Annotated[int, typer.Option(help="ONNX opset to export")]
+OptShapes = Annotated[
+    str | None, typer.Option(help="typical shapes, NAME:1x128,…; densities are stated for them", show_default=False)
+]
+Atol = Annotated[float | None, typer.Option(help="absolute tolerance  [default: by dtype]", show_default=False)]
+Rtol = Annotated[float | None, typer.Option(help="relative tolerance  [default: by dtype]", show_default=False)]
+Report = Annotated[
+    pathlib.Path | None, typer.Option(metavar="FILE", help="also write the report as JSON", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="replace an existing output")]
+AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="a feature that matched nothing is no error")]
+Revision = Annotated[str | None, typer.Option(help="revision of a Hub model", show_default=False)]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="accept .bin and .pt2 sources, which can run code of their author")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="threads of a session  [default: all cores]", show_default=False)
+]
+TrustBundle = Annotated[bool, typer.Option("--trust-bundle", help="load libraries that lie inside the bundle")]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", callback=set_verbose, is_eager=True, help="show details and tracebacks")
+]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", callback=set_quiet, is_eager=True, help="only warnings and errors")
+]

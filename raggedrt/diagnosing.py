@@ -1,0 +1,158 @@
+"""`doctor`: facts about this machine, then what each target needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shutil
+import sys
+from typing import Any
+
+from raggedrt import progress
+from raggedrt.errors import TargetError
+from raggedrt.plugins.contract.abi import ABI_VERSION
+from raggedrt.targets import TARGETS
+from raggedrt.version import __version__
+
+PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+SIMD_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found: (fact, value) pairs, then (target, ready, what is missing) rows."""
+
+    facts: tuple[tuple[str, str], ...]
+    targets: tuple[tuple[str, str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as a dictionary."""
+        rows = [{"target": name, "ready": ready == "yes", "missing": missing} for name, ready, missing in self.targets]
+        return {"facts": dict(self.facts), "targets": rows}
+
+
+def version_line() -> str:
+    """Toolchain version, op ABI and library digest in one line."""
+    from raggedrt.plugins.runtime.library import library_info, op_library_path
+
+    try:
+        library = f"library {library_info(op_library_path()).digest[:16]}"
+    except TargetError:
+        library = "library not built (raggedrt doctor --build-ops)"
+    return f"raggedrt {__version__}, op ABI {ABI_VERSION}, {library}"
+
+
+def doctor(*, build_ops: bool = False) -> Diagnosis:
+    """Look at this machine; with `build_ops`, first build the op library into the user's cache.
+
+    Raises:
+        TargetError: the op library cannot be built here; the message says what to install.
+    """
+    if build_ops:
+        _build_op_library()
+    facts = (
+        ("RaggedRT", __version__),
+        ("op ABI", str(ABI_VERSION)),
+        ("Python", f"{platform.python_version()} ({sys.executable})"),
+        ("system", f"{_system_name()}, {platform.machine()}, glibc {platform.libc_ver()[1] or 'unknown'}"),
+        *_cpu_facts(),
+        ("GPU driver", _gpu_driver()),
+        ("C++ compiler", shutil.which("g++") or shutil.which("c++") or "none"),
+        ("ONNX Runtime headers", _headers()),
+        *((name, _package_version(name) or "not installed") for name in PACKAGES),
+        ("op library", _library_state()),
+    )
+    return Diagnosis(facts, tuple(_target_row(target.name) for target in TARGETS))
+
+
+def _build_op_library() -> None:
+    from raggedrt.plugins.native.build import build_library, find_ort_headers, obtain_ort_headers, source_digest
+    from raggedrt.plugins.native.cache import cache_folder, library_path
+
+    headers = find_ort_headers()
+    if headers is None:
+        progress.step("obtaining ONNX Runtime's headers")
+        headers = obtain_ort_headers(cache_folder())
+    progress.step("building the op library")
+    build_library(library_path(source_digest()).parent, headers)
+
+
+def _target_row(name: str) -> tuple[str, str, str]:
+    target = next(t for t in TARGETS if t.name == name)
+    if not target.built:
+        return name, "no", "this version of RaggedRT cannot build for it"
+    missing = [] if _package_version("onnxruntime") or _package_version("onnxruntime-gpu") else [target.needs]
+    if missing:
+        return name, "no", "; ".join(missing)
+    notes = []
+    if not (_package_version("torch") and _package_version("transformers")):
+        notes.append("only ONNX sources: PyTorch sources need pip install 'raggedrt[hf]'")
+    if not _library_state().startswith("/"):
+        notes.append("runs slowly on function bodies: raggedrt doctor --build-ops builds the op library")
+    return name, "yes", "; ".join(notes)
+
+
+def _library_state() -> str:
+    from raggedrt.plugins.runtime.library import library_info, op_library_path
+
+    try:
+        path = op_library_path()
+        info = library_info(path)
+    except TargetError as error:
+        return f"not usable: {error}"
+    return f"{path} (version {info.version}, ABI {info.abi}, digest {info.digest[:16]}, {info.isa})"
+
+
+def _headers() -> str:
+    from raggedrt.plugins.native.build import find_ort_headers
+
+    try:
+        return str(find_ort_headers() or "not found (doctor --build-ops downloads them)")
+    except TargetError as error:
+        return str(error)
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_facts() -> tuple[tuple[str, str], ...]:
+    text = _read("/proc/cpuinfo")
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    values = {name.strip(): value.strip() for name, value in fields.items()}
+    flags = values.get("flags", "").split()
+    memory = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
+    kilobytes = int(memory.get("MemTotal", "0 kB").split()[0])
+    return (
+        (
+            "CPU",
+            f"{values.get('model name', platform.processor() or 'unknown')}, {len(os.sched_getaffinity(0))} usable cores",
+        ),
+        ("SIMD", ", ".join(flag for flag in SIMD_FLAGS if flag in flags) or "none known"),
+        ("memory", f"{kilobytes / 2**20:.1f} GiB"),
+    )
+
+
+def _gpu_driver() -> str:
+    lines = _read("/proc/driver/nvidia/version").splitlines()
+    return lines[0].partition(":")[2].strip() if lines else "none"
+
+
+def _system_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return platform.system()
+
+
+def _read(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,75 @@
+"""Is an ONNX model valid? `onnx.checker` on a whole model copies the weights twice, so nodes are checked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+from raggedrt.errors import InputError
+
+MAX_NODES = 1_000_000
+MAX_DEPTH = 50
+"""Subgraphs within subgraphs."""
+
+
+def check_graph(proto: onnx.ModelProto, where: str) -> None:
+    """Check that every node is a valid use of its op and reads only what stands before it.
+
+    Raises:
+        InputError: it does not; `where` and the node are named.
+    """
+    if not proto.graph.output:
+        raise InputError(f"{where} has no outputs, so it is not valid ONNX; export it again")
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = proto.ir_version
+    context.opset_imports = {item.domain: item.version for item in proto.opset_import}
+    known = _names(proto.graph)
+    missing = [value.name for value in proto.graph.output if value.name not in known | _produced(proto.graph.node)]
+    if missing:
+        raise InputError(
+            f"{where}: no node computes the output {missing[0]!r}; the model is not valid ONNX, export it again"
+        )
+    if _check_nodes(proto.graph, known, context, where, depth=0) > MAX_NODES:
+        raise InputError(f"{where} has more than {MAX_NODES} nodes, which RaggedRT refuses; split the model")
+
+
+def _check_nodes(graph: onnx.GraphProto, known: set[str], context: object, where: str, depth: int) -> int:
+    """Returns the number of nodes, those of subgraphs included."""
+    if depth > MAX_DEPTH:
+        raise InputError(f"{where}: subgraphs are nested more than {MAX_DEPTH} deep, which RaggedRT refuses")
+    count = len(graph.node)
+    for node in graph.node:
+        name = node.name or next(iter(node.output), "")
+        unknown = [item for item in node.input if item and item not in known]
+        if unknown:
+            raise InputError(
+                f"{where}: node {name!r} ({node.op_type}) reads {unknown[0]!r}, which nothing before it computes; "
+                "the model is not valid ONNX, export it again"
+            )
+        subgraphs = [g for attribute in node.attribute for g in (attribute.g, *attribute.graphs) if g.node or g.output]
+        for subgraph in subgraphs:
+            count += _check_nodes(subgraph, known | _names(subgraph), context, where, depth + 1)
+        if not subgraphs:
+            _check_node(node, name, context, where)
+        known.update(node.output)
+    return count
+
+
+def _check_node(node: onnx.NodeProto, name: str, context: object, where: str) -> None:
+    try:
+        onnx.checker.check_node(node, context)
+    except onnx.checker.ValidationError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{where}: node {name!r} ({node.op_type}) is not valid ONNX: {reason}; export it again"
+        ) from error
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    sparse = {item.values.name for item in graph.sparse_initializer}
+    return {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | sparse
+
+
+def _produced(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    return {name for node in nodes for name in node.output}

@@ -1,0 +1,63 @@
+"""Reading and writing ONNX files: every fault of a file is an `InputError`, weights stay on disk until they are used."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import onnx
+import onnx_ir as ir
+
+from raggedrt.errors import InputError
+from raggedrt.onnx_check import check_graph
+from raggedrt.outputs import staged
+from raggedrt.plugins.bundle.model_facts import check_external_data, load_proto, model_facts
+
+INLINE_LIMIT = 1_500_000_000
+"""Bytes of weights above which a file is written with external data (protobuf ends at 2 GiB)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxFile:
+    """A checked ONNX file. `data_files` hold its external data, which is mapped, not read."""
+
+    path: pathlib.Path
+    model: ir.Model
+    data_files: frozenset[pathlib.Path]
+
+
+def read_onnx(path: pathlib.Path) -> OnnxFile:
+    """Read and check the ONNX file at `path`.
+
+    Raises:
+        InputError: the file is missing, no valid ONNX, or its external data is missing, cut off or outside its folder.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected an ONNX model")
+    proto = load_proto(path)
+    facts = model_facts(proto)
+    check_external_data(facts, path.parent, str(path))
+    model = read_proto(proto, str(path))
+    ir.external_data.set_base_dir(model.graph, path.parent)
+    return OnnxFile(path, model, frozenset(path.parent / name for name in facts.external_files))
+
+
+def read_proto(proto: onnx.ModelProto, where: str = "the model") -> ir.Model:
+    """The intermediate form of `proto`, which is left as it is (weights are shared); `where` names it in messages.
+
+    Raises:
+        InputError: `proto` is no valid model.
+    """
+    check_graph(proto, where)
+    try:
+        return ir.from_proto(proto)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"{where} is not valid ONNX ({first_line}); check it with onnx.checker") from error
+
+
+def write_onnx(model: ir.Model, output: pathlib.Path, *, external: bool) -> None:
+    """Write `model` to `output`, whole or not at all; with `external`, or above the limit, weights go to `<output>.data`."""
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    with staged(output) as path:
+        ir.save(model, path, external_data=f"{output.name}.data" if external or size > INLINE_LIMIT else None)
