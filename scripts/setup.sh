@@ -25,7 +25,8 @@ as_root() {
 
 apt_install() {
   command -v apt-get >/dev/null || return 1
-  as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+  as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
 }
 
 compiler() { command -v "${CXX:-g++}" || command -v c++ || command -v clang++; }
@@ -47,21 +48,21 @@ install_torch() {
   if "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then note "already there"; return; fi
   if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
     note "an NVIDIA GPU is present: the default build"
-    pip install --progress-bar off -q torch
+    pip install -qq torch
     return
   fi
   local cpu_build
   cpu_build=$({ pip index versions torch 2>/dev/null || true; } | grep -oE '[0-9.]+\+cpu' | head -n 1 || true)
   if [ -n "$cpu_build" ]; then
     note "CPU build $cpu_build, offered by pip's own settings"
-    pip install --progress-bar off -q "torch==$cpu_build"
+    pip install -qq "torch==$cpu_build"
   elif [ -n "${RAGGEDRT_TORCH_INDEX:-}" ]; then
     note "from the index in RAGGEDRT_TORCH_INDEX"
-    pip install --progress-bar off -q torch --index-url "$RAGGEDRT_TORCH_INDEX"
+    pip install -qq torch --index-url "$RAGGEDRT_TORCH_INDEX"
   else
     note "pip's settings offer no CPU build: the default build follows, which on Linux brings CUDA libraries (several GB)."
     note "To avoid that, stop here and set RAGGEDRT_TORCH_INDEX to PyTorch's CPU package index."
-    pip install --progress-bar off -q torch
+    pip install -qq torch
   fi
 }
 
@@ -77,7 +78,7 @@ install_project() {
   local stamp="$venv/.raggedrt-installed" now
   now=$({ cat pyproject.toml; pwd; } | sha256sum)
   if [ "$(cat "$stamp" 2>/dev/null)" = "$now" ]; then note "already there"; return; fi
-  pip install --progress-bar off -q -e "$extras"
+  pip install -qq -e "$extras"
   printf '%s\n' "$now" >"$stamp"
 }
 
