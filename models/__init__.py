@@ -1,1 +1,1 @@
-"""TODO."""
+"""What is exported: sources, tasks and model families."""

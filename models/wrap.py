@@ -1,0 +1,124 @@
+"""Turns a loaded module into a `ModelSource`: its inputs, examples for tracing, axes and outputs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from raggedrt.errors import InputError
+from raggedrt.models.catalog import INPUT_DEFAULTS, ModelAdapter
+from raggedrt.models.contract import BATCH_AXIS, SEQUENCE_AXIS, ModelSource
+from raggedrt.models.task_modules import TaskModule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_EXAMPLE_BATCH = 2
+_EXAMPLE_LENGTH = 16  # tokens; 1 would be traced as a constant
+_AXES: Mapping[int, str] = {0: BATCH_AXIS, 1: SEQUENCE_AXIS}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def input_names(adapter: ModelAdapter, config: Any, module: nn.Module) -> tuple[str, ...]:
+    """Returns the adapter's inputs that this module's forward takes and the configuration uses.
+
+    Raises:
+        InputError: The forward takes no input_ids or no attention_mask.
+    """
+    parameters = inspect.signature(module.forward).parameters
+    names = tuple(name for name in adapter.inputs if name in parameters)
+    for name in ("input_ids", "attention_mask"):
+        if name not in names:
+            raise InputError(
+                f"{type(module).__name__}: the forward has no parameter {name}, so it cannot be exported as a text model. "
+                "Give a factory that returns a raggedrt.ModelSource."
+            )
+    types = getattr(config, "type_vocab_size", 0) or 0
+    return tuple(name for name in names if name != "token_type_ids" or types > 1)
+
+
+def example_inputs(names: Sequence[str], sizes: Mapping[str, int], limit: int | None) -> dict[str, torch.Tensor]:
+    """Returns distinct int64 [batch, sequence] tensors that span each input's range of values.
+
+    Args:
+        names: Inputs, from `INPUT_DEFAULTS`.
+        sizes: Number of values of input_ids and token_type_ids.
+        limit: Longest sequence, in tokens.
+    """
+    length = min(_EXAMPLE_LENGTH, limit or _EXAMPLE_LENGTH)
+    generator = torch.Generator().manual_seed(0)
+    ranges = {"attention_mask": (1, 2), **{name: (0, sizes[name]) for name in sizes}}
+    examples = {}
+    for name in names:
+        low, high = ranges[name]
+        examples[name] = torch.randint(low, high, (_EXAMPLE_BATCH, length), generator=generator)
+        examples[name][0, 0], examples[name][-1, -1] = low, high - 1
+    return examples
+
+
+def wrap_transformers(
+    model: nn.Module, config: Any, adapter: ModelAdapter, outputs: Sequence[str], limit: int | None
+) -> tuple[TaskModule, dict[str, torch.Tensor]]:
+    """Returns the module that serves the task's outputs, and its example inputs."""
+    parameters = inspect.signature(model.forward).parameters
+    options = {"use_cache": False} if "use_cache" in parameters else {}
+    sizes = {"input_ids": config.vocab_size, "token_type_ids": getattr(config, "type_vocab_size", 0) or 0}
+    names = input_names(adapter, config, model)
+    return TaskModule(model, outputs, {**options, "return_dict": True}), example_inputs(names, sizes, limit)
+
+
+def text_source(module: nn.Module, examples: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> ModelSource:
+    """Returns a source whose inputs all have a dynamic batch and sequence axis."""
+    return ModelSource(module, examples, {name: dict(_AXES) for name in examples}, tuple(outputs))
+
+
+def wrap_module(module: nn.Module) -> ModelSource:
+    """Wraps any module whose forward takes only inputs of `INPUT_DEFAULTS`, as a factory may return it.
+
+    Raises:
+        InputError: The forward has other required parameters, or the size of the vocabulary cannot be told.
+    """
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [p.name for p in parameters if p.name in INPUT_DEFAULTS]
+    unknown = [
+        p.name
+        for p in parameters
+        if p.name not in INPUT_DEFAULTS and p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    tables = [table.num_embeddings for table in module.modules() if isinstance(table, nn.Embedding)]
+    if unknown or "input_ids" not in names or not tables:
+        raise InputError(
+            f"{type(module).__name__}: cannot tell which inputs to export it with (forward{inspect.signature(module.forward)}). "
+            "Return raggedrt.ModelSource(module, example_inputs, dynamic_axes, output_names, mask_input) from the factory."
+        )
+    sizes = {"input_ids": max(tables), "token_type_ids": 2 if "token_type_ids" in names else 0}
+    examples = example_inputs(names, sizes, None)
+    with torch.no_grad():
+        result = module(**examples)
+    if isinstance(result, dict):
+        return text_source(_DictOutputs(module, tuple(result)), examples, tuple(result))
+    count = len(result) if isinstance(result, (tuple, list)) else 1
+    return text_source(module, examples, [f"output_{i}" for i in range(count)] if count > 1 else ["output"])
+
+
+class _DictOutputs(nn.Module):
+    """Returns the values of a module's dictionary in a fixed order."""
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module = module
+        self.names = names
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Takes int64 [batch, sequence] inputs."""
+        given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        result = self.module(input_ids, **{name: value for name, value in given.items() if value is not None})
+        return tuple(result[name] for name in self.names)
