@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from raggedrt import errors
+from raggedrt.cli.app import app
 from tests.project import ROOT
 
 pytestmark = pytest.mark.none
@@ -62,8 +66,6 @@ def help_text(*verb: str) -> str:
 
 
 def _wide() -> dict[str, str]:
-    import os
-
     return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 
@@ -75,3 +77,15 @@ def test_named_commands_and_options_exist(document: Path) -> None:
         options = re.findall(r"(?<!\S)(--[a-z][a-z-]*|-[a-z])\b", rest)
         wrong += [f"raggedrt {verb} {name}" for name in options if name not in text] if text else [f"raggedrt {verb}"]
     assert not wrong, f"{document.relative_to(ROOT)}: {sorted(set(wrong))}"
+
+
+def test_readme_lists_every_verb_once() -> None:
+    registered = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    listed = re.findall(r"^\| `([a-z]+)[ `]", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(registered)
+
+
+def test_readme_states_the_exit_code_of_every_error() -> None:
+    stated = dict(re.findall(r"`(\w+Error)` \((\d)\)", (ROOT / "README.md").read_text()))
+    classes = {n: str(c.exit_code) for n, c in inspect.getmembers(errors, inspect.isclass)}
+    assert stated == classes
