@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from raggedrt.errors import RaggedRTError
 from raggedrt.plugins.body_builder import MAX_OPSET, MIN_OPSET, BodyBuilder, NodeForm
-from raggedrt.plugins.contract.op_definition import DOMAIN, GUARD_ATTRIBUTES, OPSET_VERSION
+from raggedrt.plugins.contract.op_definition import DOMAIN, OPSET_VERSION
 from raggedrt.plugins.node import definition_of
 from raggedrt.plugins.ops.merge_attention_states import body as merge_attention_states
 from raggedrt.plugins.ops.pack_tokens import body as pack_tokens
@@ -84,7 +84,6 @@ def overload_of(form: NodeForm) -> str:
 def node_form(node: ir.Node) -> NodeForm:
     """What the body of `node` depends on."""
     op = definition_of(node.op_type)
-    guards = {spec.name for spec in GUARD_ATTRIBUTES}
     values = {spec.name: value for spec, value in zip(op.inputs, node.inputs, strict=False) if value is not None}
     dtypes = [values[spec.name].dtype for spec in op.inputs if spec.type_name == "T" and spec.name in values]
     return NodeForm(
