@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.project import compiler
+
 # Tests and the processes they start stay off the network; hub clients are told so before anything imports them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -20,11 +22,6 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 NEEDS = ("none", "ort_cpu", "emulated", "cuda", "tensorrt")
 OUTCOMES = ("passed", "failed", "error", "skipped")
 NEEDS_KEY = pytest.StashKey[dict[str, str]]()
-
-
-def compiler() -> str | None:
-    """Path of a C++ compiler, or None."""
-    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))), None)
 
 
 def _gpu_present() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -24,3 +26,8 @@ def module_name(path: Path) -> str:
     """Import name of a file of the packages: plugins/node.py is raggedrt.plugins.node."""
     parts = path.with_suffix("").parts
     return ".".join([FOLDERS[parts[0]], *parts[1:]]).removesuffix(".__init__")
+
+
+def compiler() -> str | None:
+    """Path of a C++ compiler, or None."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))), None)
