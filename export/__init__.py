@@ -1,1 +1,1 @@
-"""TODO."""
+"""PyTorch to ONNX: export and verification against eager PyTorch."""
