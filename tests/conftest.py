@@ -12,8 +12,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-
-from tests.project import compiler
+from helpers.project import compiler
 
 # Tests and the processes they start stay off the network; hub clients are told so before anything imports them.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from helpers.project import ROOT
 
 from raggedrt import errors
 from raggedrt.cli.app import app
-from tests.project import ROOT
 
 pytestmark = pytest.mark.none
 

@@ -7,8 +7,7 @@ import fnmatch
 from pathlib import Path
 
 import pytest
-
-from tests.project import FOLDERS, ROOT, module_name, python_files
+from helpers.project import FOLDERS, ROOT, module_name, python_files
 
 pytestmark = pytest.mark.none
 

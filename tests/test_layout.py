@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.project import FOLDERS, ROOT, module_name, pyproject, python_files
+from helpers.project import FOLDERS, ROOT, module_name, pyproject, python_files
 
 pytestmark = pytest.mark.none
 

@@ -7,7 +7,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"raggedrt": "raggedrt", "models": "raggedrt.models", "export": "raggedrt.export",
            "graph_passes": "raggedrt.graph_passes", "plugins": "raggedrt.plugins"}  # fmt: skip
 
