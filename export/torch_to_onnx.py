@@ -26,6 +26,7 @@ DEFAULT_OPSET = 20
 OPSETS = range(18, 26)
 # At opset 23 torch's own optimizer fuses rotary embeddings with caches of batch 1, which fails for larger batches.
 _OPSET_WITH_FAULTY_FUSIONS = 23
+_BULKY_METADATA = ("namespace", "pkg.torch.onnx.fx_node")  # half of a small file
 _NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")
 
 
@@ -67,12 +68,13 @@ def export_model(source: ModelSource, *, opset: int = DEFAULT_OPSET, output: Pat
     if opset == _OPSET_WITH_FAULTY_FUSIONS:
         from onnxscript import optimizer
 
-        optimizer.optimize(model)
+        with _quiet():
+            optimizer.optimize(model)
     _name_interface(model, source)
     _check_inputs(model)
     if model.opset_imports.get("") != opset:
         raise RaggedRTError(f"The exporter wrote opset {model.opset_imports.get('')} where {opset} was asked for; try {DEFAULT_OPSET}.")
-    strip_local_paths(model)
+    strip_metadata(model)
     logger.info("exported %d nodes in %.1f s", len(model.graph), time.perf_counter() - started)
     data_path = save_model(model, output) if output is not None else None
     names = tuple(str(value.name) for value in model.graph.inputs)
@@ -159,16 +161,21 @@ def _check_inputs(model: ir.Model) -> None:
             )
 
 
-def strip_local_paths(model: ir.Model) -> None:
-    """Removes metadata in which the exporter records this machine's source paths (stack traces)."""
+def strip_metadata(model: ir.Model) -> None:
+    """Keeps the name scopes and drops what records this machine's source paths or only repeats the graph."""
+    holders: list[Any] = [model]
     graphs: list[Any] = [model.graph, *model.functions.values()]
-    holders: list[Any] = [model, *graphs]
     for graph in graphs:
+        holders.append(graph)
         for node in graph.all_nodes():
             holders += [node, *node.outputs]
     for holder in holders:
-        for key in [key for key, text in holder.metadata_props.items() if "stack_trace" in key or 'File "' in text]:
+        for key in [key for key, text in holder.metadata_props.items() if key in _BULKY_METADATA or _leaks_path(key, text)]:
             del holder.metadata_props[key]
+
+
+def _leaks_path(key: str, text: str) -> bool:
+    return "stack_trace" in key or 'File "' in text
 
 
 def _cause(error: BaseException) -> str:
