@@ -125,7 +125,7 @@ class ManifestDraft(Record):
 class Manifest(ManifestDraft):
     """The content of `manifest.json`, less its own digest. `files` lists every other file of the bundle."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     files: dict[RelativePath, FileRecord]
 
 

@@ -1,0 +1,163 @@
+"""ONNX Runtime sessions with the op library registered and every node checked against it first."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from raggedrt.errors import InputError, TargetError
+from raggedrt.plugins.runtime.guard import check_bodies, check_library, warn_if_inlined
+from raggedrt.plugins.runtime.model_input import AnyModel, ModelInput, model_input
+from raggedrt.plugins.runtime.ort_errors import LOAD_ERRORS, import_onnxruntime, translated
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Native = Literal["auto"] | bool
+Providers = Sequence[str | tuple[str, Mapping[str, Any]]]
+
+DEFAULT_PROVIDERS: Providers = ("CPUExecutionProvider",)
+PROVIDER_EXTRAS = {
+    "CPUExecutionProvider": "cpu",
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "tensorrt",
+}
+"""What to install for an execution provider that is missing."""
+EXTERNAL_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+
+_registered: weakref.WeakKeyDictionary[Any, set[pathlib.Path]] = weakref.WeakKeyDictionary()
+"""Libraries by the caller's SessionOptions: registering twice on one object fails when a session is made."""
+
+
+def ort_session(
+    model_or_path: AnyModel,
+    native: Native = "auto",
+    *,
+    providers: Providers | None = None,
+    provider_options: Sequence[Mapping[str, Any]] | None = None,
+    session_options: onnxruntime.SessionOptions | None = None,
+    threads: int | None = None,
+    external_data_dir: str | os.PathLike[str] | None = None,
+) -> onnxruntime.InferenceSession:
+    """A plain `onnxruntime.InferenceSession` that serves raggedrt ops.
+
+    Args:
+        model_or_path: path of an ONNX file, an `onnx.ModelProto` or an `onnx_ir.Model`.
+        native: `"auto"` uses the op library where there is one and warns where function bodies serve instead; True
+            insists on the library; False uses bodies alone.
+        providers: ONNX Runtime execution providers; the CPU alone by default.
+        provider_options: one mapping per provider.
+        session_options: used as given; the op library is registered on it.
+        threads: threads of one operator; not together with `session_options`.
+        external_data_dir: folder of a ModelProto's external data.
+
+    Raises:
+        InputError: no valid ONNX model, or external data missing or outside its folder.
+        TargetError: no op library with `native=True`, a node that the library does not know, a provider that is not
+            installed.
+    """
+    library = find_library(native)
+    with model_input(model_or_path, external_data_dir) as model:
+        return create_session(
+            model,
+            library,
+            warn_bodies=native == "auto",
+            providers=providers,
+            provider_options=provider_options,
+            session_options=session_options,
+            threads=threads,
+        )
+
+
+def find_library(native: Native) -> pathlib.Path | None:
+    """The installed op library, None where bodies serve.
+
+    Raises:
+        TargetError: there is none and `native` is True.
+        InputError: `native` is none of "auto", True, False.
+    """
+    if native not in ("auto", True, False):
+        raise InputError(f"native is 'auto', True or False, not {native!r}.")
+    if native is False:
+        return None
+    from raggedrt.plugins.runtime.library import op_library_path
+
+    try:
+        path: pathlib.Path = op_library_path()
+    except TargetError:
+        if native is True:
+            raise
+        return None
+    return path
+
+
+def create_session(
+    model: ModelInput,
+    library: pathlib.Path | None,
+    *,
+    warn_bodies: bool,
+    providers: Providers | None,
+    provider_options: Sequence[Mapping[str, Any]] | None,
+    session_options: onnxruntime.SessionOptions | None,
+    threads: int | None,
+) -> onnxruntime.InferenceSession:
+    """`ort_session` for a model that was read and a library that was chosen."""
+    runtime = import_onnxruntime()
+    providers = DEFAULT_PROVIDERS if providers is None else providers
+    check_providers(runtime, providers)
+    warn_if_inlined(model.facts, model.name)
+    if library is not None:
+        from raggedrt.plugins.runtime.library import library_info
+
+        check_library(model.facts, library_info(library), model.name)
+    else:
+        check_bodies(model.facts, model.name)
+        if warn_bodies and model.facts.nodes:
+            warnings.warn(
+                f"{model.name} runs on function bodies, which are slow: no op library was found. "
+                "Build it with `raggedrt doctor --build-ops`.",
+                stacklevel=3,
+            )
+    with translated(f"ONNX Runtime refuses {model.name}", LOAD_ERRORS, "Check the file, or export it again."):
+        options = _options(runtime, session_options, threads)
+        if model.folder is not None:
+            options.add_session_config_entry(EXTERNAL_FOLDER_KEY, os.fspath(model.folder))
+        if library is not None and library not in _registered.setdefault(options, set()):
+            options.register_custom_ops_library(os.fspath(library))
+            _registered[options].add(library)
+        return runtime.InferenceSession(
+            model.source, options, providers=list(providers), provider_options=provider_options
+        )
+
+
+def check_providers(runtime: Any, providers: Providers) -> None:
+    """Check that ONNX Runtime has every provider; by itself it would silently use the CPU.
+
+    Raises:
+        TargetError: one is missing.
+    """
+    available = runtime.get_available_providers()
+    for provider in providers:
+        name = provider if isinstance(provider, str) else provider[0]
+        if name not in available:
+            extra = PROVIDER_EXTRAS.get(name)
+            remedy = f"install `raggedrt[{extra}]`" if extra else "check its spelling"
+            raise TargetError(
+                f"this ONNX Runtime has no {name} (it has {', '.join(available)}); {remedy}, or choose another."
+            )
+
+
+def _options(runtime: Any, session_options: Any, threads: int | None) -> Any:
+    if threads is None:
+        return runtime.SessionOptions() if session_options is None else session_options
+    if session_options is not None:
+        raise InputError("threads and session_options are both given; set intra_op_num_threads of the options instead.")
+    if threads < 1:
+        raise InputError(f"threads is {threads}; give 1 or more, or leave it out to use every core.")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return options
