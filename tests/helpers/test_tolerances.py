@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+
 from helpers.tolerances import EXACT, Tolerance, assert_close
 
 pytestmark = pytest.mark.none
@@ -26,7 +29,7 @@ def test_empty_arrays_pass() -> None:
 def test_a_moved_nan_or_infinity_fails(place: tuple[int, int]) -> None:
     changed = _sample()
     changed[place] = 0
-    with pytest.raises(AssertionError, match=r"differs at 1 places, first \(%d, %d\)" % place):
+    with pytest.raises(AssertionError, match=re.escape(f"differs at 1 places, first {place}")):
         assert_close(changed, _sample(), LOOSE)
 
 
@@ -46,5 +49,5 @@ def test_other_shape_or_dtype_fails() -> None:
 
 
 def test_a_tolerance_that_accepts_anything_is_refused() -> None:
-    with pytest.raises(ValueError, match="below 0.1"):
+    with pytest.raises(ValueError, match=r"below 0\.1"):
         assert_close(_sample(), _sample(), Tolerance(0, 0.1))

@@ -16,7 +16,9 @@ CARRIERS = (ElementType.FLOAT, ElementType.INT32, ElementType.INT64, ElementType
 
 OP = OpDefinition(
     name="RaggedAttention",
-    doc="""Attention within each sequence of a packed batch. Head n reads key/value head n // (num_heads / kv_num_heads).
+    doc="""Attention within each sequence of a packed batch.
+
+Head n reads key/value head n // (num_heads / kv_num_heads).
 
 Key j is visible to query i of the same sequence if its position is not negative and the mask allows it: `causal` means
 position_k <= position_q, a window means -window_left <= position_k - position_q <= window_right (-1: unbounded).

@@ -53,7 +53,7 @@ def reference(inputs: Inputs, attributes: Attributes, *, compute: npt.DTypeLike 
             weights, lse[head, rows_q] = _softmax(scores, given.get("head_sink"), head)
             output[rows_q, head] = weights @ value[rows_k, head // group]
     return {
-        "output": output.reshape(len(output), -1).astype(given["query"].dtype),
+        "output": output.reshape(len(output), heads * value.shape[2]).astype(given["query"].dtype),
         "lse": lse.astype(np.float32),
     }
 

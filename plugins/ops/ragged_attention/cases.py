@@ -1,0 +1,130 @@
+"""Test cases of RaggedAttention."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from raggedrt.plugins.ops.arrays import Array, Attributes
+from raggedrt.plugins.ops.case import MASK_GROUPS, Case, Group, padding_mask, random_values
+from raggedrt.plugins.ops.packing_plan.reference import reference as packing_plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Sizes and inputs of one call; calling it generates the inputs."""
+
+    mask: str = "right"
+    """Kind of `padding_mask` the sequences come from; read where `lengths` is empty."""
+    batch: int = 4
+    width: int = 9
+    lengths: tuple[int, ...] = ()
+    """Query lengths, without a mask."""
+    lengths_k: tuple[int, ...] = ()
+    """Key lengths where they differ from the query lengths."""
+    heads: int = 4
+    kv_heads: int = 4
+    head_size: int = 8
+    value_head_size: int = 0
+    """0: head_size."""
+    positions: bool = False
+    plan: Attributes = dataclasses.field(default_factory=dict)
+    """Attributes of the packing plan."""
+    extra: tuple[str, ...] = ()
+    """Optional inputs beyond positions: bias, distance_bias, alibi_slopes, head_sink."""
+    magnitude: float = 1.0
+    """Standard deviation of queries and keys."""
+
+    def __call__(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, Array]:
+        """Inputs by name."""
+        inputs = self._lengths(rng)
+        rows = {"query": len(inputs.pop("rows_q")), "key": len(rows_k := inputs.pop("rows_k")), "value": len(rows_k)}
+        sizes = {
+            "query": self.heads * self.head_size,
+            "key": self.kv_heads * self.head_size,
+            "value": self.kv_heads * (self.value_head_size or self.head_size),
+        }
+        for name, size in sizes.items():
+            factor = 1.0 if name == "value" else self.magnitude
+            inputs[name] = (random_values(rng, (rows[name], size), np.dtype(np.float32)) * factor).astype(dtype)
+        return inputs | self._extra(rng, dtype)
+
+    def _lengths(self, rng: np.random.Generator) -> dict[str, Array]:
+        """cu_seqlens, carriers, positions, and the rows of the token axes."""
+        if self.lengths:
+            cu_q, cu_k = _offsets(self.lengths), _offsets(self.lengths_k or self.lengths)
+            widths = {"q": max(self.lengths), "k": max(self.lengths_k or self.lengths)}
+            made = {"cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k}
+            made |= {f"max_seqlen_{side}": np.zeros(width, np.float32) for side, width in widths.items()}
+            return made | {"rows_q": np.empty(cu_q[-1]), "rows_k": np.empty(cu_k[-1])}
+        mask = padding_mask(rng, self.mask, self.batch, self.width)
+        plan = packing_plan({"attention_mask": mask}, self.plan)
+        made = {f"cu_seqlens_{side}": plan["cu_seqlens"] for side in "qk"}
+        made |= {f"max_seqlen_{side}": np.zeros(self.width, np.int64) for side in "qk"}
+        if self.positions:
+            made |= {"positions_q": plan["position"], "positions_k": plan["key_position"]}
+        return made | {f"rows_{side}": plan["token_index"] for side in "qk"}
+
+    def _extra(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, Array]:
+        makers = {
+            "bias": lambda: random_values(rng, (self.batch, self.heads, self.width, self.width), dtype),
+            "distance_bias": lambda: random_values(rng, (self.heads, 2 * self.width - 1), dtype),
+            "alibi_slopes": lambda: 2.0 ** -np.arange(1, self.heads + 1, dtype=np.float32),
+            "head_sink": lambda: random_values(rng, (self.heads,), np.dtype(np.float32)),
+        }
+        return {name: makers[name]() for name in self.extra}
+
+
+def _offsets(lengths: Sequence[int]) -> Array:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+
+
+def _row(name: str, group: Group, problem: Problem, outputs: tuple[str, ...] = (), **attributes: Any) -> Case:
+    heads: Attributes = {"num_heads": problem.heads, "kv_num_heads": problem.kv_heads}
+    return Case(name, group, problem, {**heads, **attributes}, outputs)
+
+
+_KEPT: Attributes = {"keep_slots": [0]}
+_CROSS = Problem(lengths=(3, 1, 5, 2), lengths_k=(4, 6, 5, 1))
+_LEFT = Problem("left", positions=True)
+_LSE = ("lse",)
+
+CASES = (
+    *(_row(f"dense_{kind}", group, Problem(kind), _LSE) for kind, group in MASK_GROUPS.items()),
+    *(
+        _row(f"causal_{kind}", group, Problem(kind, positions=True), _LSE, causal=1)
+        for kind, group in MASK_GROUPS.items()
+    ),
+    _row("without_lse", Group.CORRECTNESS, Problem()),
+    _row("causal_without_positions", Group.CORRECTNESS, Problem(), causal=1),
+    _row("scale", Group.CORRECTNESS, Problem(), scale=0.3),
+    _row("grouped_query", Group.CORRECTNESS, Problem(kv_heads=2)),
+    _row("grouped_query_causal_lse", Group.CORRECTNESS, Problem(heads=6, kv_heads=2), _LSE, causal=1),
+    _row("multi_query", Group.CORRECTNESS, Problem(kv_heads=1)),
+    _row("kept_slots", Group.CORRECTNESS, dataclasses.replace(_LEFT, plan=_KEPT)),
+    _row("kept_slots_causal", Group.CORRECTNESS, dataclasses.replace(_LEFT, plan=_KEPT), _LSE, causal=1),
+    _row("kept_slots_only", Group.CORNER, Problem("no_token", positions=True, plan=_KEPT), _LSE),
+    _row("capacity", Group.CORNER, Problem(plan={"capacity": 16})),
+    _row("cross_lengths", Group.CORRECTNESS, _CROSS, _LSE),
+    _row("cross_lengths_causal", Group.CORNER, _CROSS, _LSE, causal=1),
+    _row("cross_lengths_empty", Group.CORNER, Problem(lengths=(3, 0, 2), lengths_k=(0, 4, 2)), _LSE),
+    _row("value_head_size", Group.CORRECTNESS, Problem(value_head_size=16), _LSE),
+    _row("large_scores", Group.CORNER, Problem(magnitude=30.0)),
+    _row("head_size_1", Group.CORNER, Problem(heads=1, kv_heads=1, head_size=1)),
+    _row("softcap", Group.CORRECTNESS, Problem(magnitude=4.0), softcap=5.0),
+    _row("window", Group.CORRECTNESS, _LEFT, _LSE, window_left=2, window_right=1),
+    _row("window_without_positions", Group.CORRECTNESS, Problem(), window_left=1, window_right=3),
+    _row("window_causal_holes", Group.CORNER, Problem("holes", positions=True), window_left=2, causal=1),
+    _row("window_hides_every_key", Group.CORNER, Problem("left", positions=True, plan=_KEPT), _LSE, window_right=0),
+    _row("window_global", Group.CORRECTNESS, _LEFT, window_left=1, window_right=1, global_tokens=[3, 8]),
+    _row("dilation", Group.CORRECTNESS, _LEFT, window_left=6, window_right=6, dilation=3),
+    _row("alibi", Group.CORRECTNESS, dataclasses.replace(_LEFT, extra=("alibi_slopes",)), causal=1),
+    _row("distance_bias", Group.CORRECTNESS, dataclasses.replace(_LEFT, extra=("distance_bias",))),
+    _row("head_sink", Group.CORRECTNESS, Problem("empty_row", extra=("head_sink",)), _LSE, causal=1),
+    _row("bias", Group.CORRECTNESS, dataclasses.replace(_LEFT, extra=("bias",))),
+    _row("length_512", Group.PERFORMANCE, Problem(lengths=(512,) * 8, heads=12, kv_heads=12, head_size=64)),
+    _row("mixed_lengths", Group.PERFORMANCE, Problem("right", 32, 512, heads=12, kv_heads=12, head_size=64)),
+)
