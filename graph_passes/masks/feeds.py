@@ -1,0 +1,142 @@
+"""Inputs with which a mask is probed: lengths around every constant, and padding of every kind."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from raggedrt.graph_passes.masks.extract import MaskGraph, MaskRefused
+from raggedrt.graph_passes.masks.inputs import GraphInputs
+
+SMALL_LENGTHS = (1, 2, 5, 16, 23)
+"""Lengths in tokens that every mask is probed at."""
+MAX_PAIRS = 2**25
+"""Most query-key pairs (batch x sequence^2) of all probes around constants of one mask together."""
+SEED = 20240607
+
+Feed = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """One evaluation of the mask.
+
+    Attributes:
+        padding: attention_mask, int64 [B, S]; all ones where the graph has no such input.
+        feed: value of every graph input.
+        varied: the input that differs from the previous probe of the same padding, if that is all that differs.
+    """
+
+    padding: npt.NDArray[np.int64]
+    feed: Feed
+    varied: str | None
+
+
+def probe_lengths(graph: MaskGraph, inputs: GraphInputs) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Lengths to probe at, ascending, and the constants too large to be probed around."""
+    if inputs.sequence is not None:
+        return (inputs.sequence,), ()
+    thresholds = graph.thresholds()
+    lengths, skipped, spent = set(SMALL_LENGTHS), [], 0
+    for constant in thresholds:
+        around = {constant - 1, constant, constant + 1, 2 * constant + 3}
+        if constant in graph.divisors():  # blocks: a constant may count them, too
+            around.add(constant * (sum(thresholds) - constant + 3) + 3)
+        pairs = sum((inputs.batch or 2) * length * length for length in around - lengths)
+        if spent + pairs > MAX_PAIRS:
+            skipped.append(constant)
+            continue
+        spent += pairs
+        lengths |= around
+    together = 2 * sum(set(thresholds) - set(skipped)) + 3  # where several conditions leave something between them
+    if spent + (inputs.batch or 2) * together * together <= MAX_PAIRS:
+        lengths.add(together)
+    return tuple(sorted(lengths)), tuple(skipped)
+
+
+def paddings(length: int, batch: int | None, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+    """Padding masks [B, S] that together hold every kind of row: full, right, left, holes, one token, none."""
+    slots = np.arange(length)
+    rows = np.stack(
+        [
+            np.ones(length, dtype=bool),
+            slots < max(1, length // 2),
+            slots >= length // 2,
+            rng.random(length) < 0.6,
+            (slots >= length // 4) & (slots < max(1, length - length // 4)),
+            slots == length - 1,
+            np.zeros(length, dtype=bool),
+            slots == 0,
+        ]
+    ).astype(np.int64)
+    if batch is not None:
+        padded = np.concatenate([rows, rows[: -len(rows) % batch]]) if len(rows) % batch else rows
+        padded = np.resize(padded, (max(batch, len(padded)), length))
+        return [padded[start : start + batch] for start in range(0, len(padded) - batch + 1, batch)]
+    if length > 64:
+        return [np.stack([rows[2], rows[3]])]
+    return [rows, rows[:2], np.ones((3, length), dtype=np.int64)]
+
+
+def probes(graph: MaskGraph, inputs: GraphInputs, length: int) -> list[Probe]:
+    """All probes at one length; inputs other than the padding mask change one at a time."""
+    rng = np.random.default_rng([SEED, length])
+    side = [value for value in graph.inputs if value.name != inputs.attention_mask]
+    result = []
+    for padding in paddings(length, inputs.batch, rng):
+        plain = {value.name or "": _side_values(value, inputs, padding, graph, None) for value in side}
+        if any(value.name == inputs.attention_mask for value in graph.inputs):
+            mask_input = next(value for value in graph.inputs if value.name == inputs.attention_mask)
+            plain[mask_input.name or ""] = padding.astype(_numpy_type(mask_input))
+        result.append(Probe(padding, plain, None))
+        for value in side:
+            name = value.name or ""
+            changed = {**plain, name: _side_values(value, inputs, padding, graph, rng)}
+            result.append(Probe(padding, changed, name))
+    return result
+
+
+def _numpy_type(value: ir.Value) -> np.dtype[np.generic]:
+    return np.dtype(np.int64) if value.dtype is None else value.dtype.numpy()
+
+
+def _side_values(
+    value: ir.Value,
+    inputs: GraphInputs,
+    padding: npt.NDArray[np.int64],
+    graph: MaskGraph,
+    rng: np.random.Generator | None,
+) -> npt.NDArray[np.generic]:
+    """An input that is not the padding mask: counting up along its last axis, or random."""
+    shape = _side_shape(value, inputs, padding.shape)
+    dtype = _numpy_type(value)
+    if dtype.kind not in "iubf" and dtype.name not in ("bfloat16",):
+        raise MaskRefused(f"it reads input {value.name} of type {dtype}")
+    if rng is None:
+        last = shape[-1] if shape else 1
+        return np.broadcast_to(np.arange(last) % 2 if dtype.kind == "b" else np.arange(last), shape).astype(dtype)
+    # Small numbers, so that padding ids, segment ids and the constants of the graph all occur.
+    pool = np.array([0, 1, 2, 3, *(c for c in graph.thresholds() if c <= padding.shape[1])])
+    return rng.choice(pool, size=shape).astype(dtype)
+
+
+def _side_shape(value: ir.Value, inputs: GraphInputs, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    batch, length = sizes
+    if value.name in inputs.per_token:
+        return batch, length
+    if value.shape is None:
+        raise MaskRefused(f"it reads input {value.name}, whose shape is unknown")
+    shape = []
+    for dim in value.shape:
+        if isinstance(dim, int):
+            shape.append(dim)
+        elif dim.value in inputs.batch_symbols:
+            shape.append(batch)
+        elif dim.value in inputs.sequence_symbols:
+            shape.append(length)
+        else:
+            raise MaskRefused(f"it reads input {value.name}, whose axis {dim.value} is neither batch nor sequence")
+    return tuple(shape)

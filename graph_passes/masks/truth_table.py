@@ -1,0 +1,110 @@
+"""Decide what a formula over query and key slots means, exactly, where it only looks at their distance."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from raggedrt.graph_passes.masks.formula import AtMostZero, Atom, Formula, Unreadable, Valid, atoms, evaluate
+from raggedrt.graph_passes.masks.poly import Poly
+from raggedrt.graph_passes.masks.spec import UNDERSTOOD, MaskSpec, Pairs
+
+QUERY, KEY, BATCH = Poly.variable("q"), Poly.variable("k"), Poly.variable("b")
+
+State = tuple[int, bool, bool]
+"""(query - key, the key is a token, the query is a token)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TruthTable:
+    """The value of a formula in every state that it can tell apart.
+
+    ``distances`` has a representative q - k on either side of every threshold, so between two neighbours the
+    formula does not change, and the first and last stand for everything beyond.
+    """
+
+    visible: dict[State, bool]
+    distances: tuple[int, ...]
+
+    def spec(self) -> MaskSpec | None:
+        """The understood spec that is equal in every state."""
+        for spec in UNDERSTOOD:
+            if all(shown == _spec_shows(spec, state) for state, shown in self.visible.items()):
+                return spec
+        return None
+
+    def distance_ranges(self) -> list[tuple[int | None, int | None]]:
+        """Ranges of q - k (both ends inclusive, None = unbounded) that are visible among tokens."""
+        ranges: list[tuple[int | None, int | None]] = []
+        last = len(self.distances) - 1
+        start: int | None = None
+        for position, distance in enumerate(self.distances):
+            shown = self.visible[(distance, True, True)]
+            if shown and start is None:
+                start = position
+            if start is not None and (not shown or position == last):
+                end = None if shown else self.distances[position - 1]
+                ranges.append((None if start == 0 else self.distances[start], end))
+                start = None
+        return ranges
+
+    def hides_padded_keys(self) -> bool:
+        """No key at a padded slot is visible to a query at a token."""
+        return not any(shown for (_, key, query), shown in self.visible.items() if query and not key)
+
+
+def tabulate(formula: Formula, sequence: int | None) -> TruthTable:
+    """The table of a formula.
+
+    Args:
+        formula: over q, k and attention_mask[b, q], attention_mask[b, k].
+        sequence: static length in tokens (distances that do not occur are left out), or None.
+
+    Raises:
+        Unreadable: the formula looks at more than q - k and the padding of q and k.
+    """
+    thresholds = {-1, 0, 1}
+    for atom in set(atoms(formula)):
+        if isinstance(atom, AtMostZero):
+            thresholds.add(_threshold(atom))
+        elif atom.batch != BATCH or atom.slot not in (QUERY, KEY):
+            raise Unreadable(f"it reads {atom}")
+    # One on each side of every change; a range that ends at t is told from one that ends at t + 1.
+    distances = sorted({near for t in thresholds for near in (t - 1, t, t + 1)})
+    if sequence is not None:
+        distances = [d for d in distances if abs(d) < sequence] or [0]
+    states = [
+        (distance, key, query)
+        for distance in distances
+        for key in (False, True)
+        for query in (False, True)
+        if distance != 0 or key == query  # the same slot
+    ]
+    visible = {state: evaluate(formula, lambda atom, state=state: _truth(atom, state)) for state in states}  # type: ignore[misc]
+    return TruthTable(visible, tuple(distances))
+
+
+def _threshold(atom: AtMostZero) -> int:
+    """The t of ``q - k <= t`` or ``k - q <= -t``."""
+    slope = dict(atom.poly.terms).get(("q",), 0)
+    offset = (atom.poly - (QUERY - KEY) * slope).constant
+    if slope not in (1, -1) or offset is None:
+        raise Unreadable(f"it compares {atom}")
+    return -offset * slope
+
+
+def _truth(atom: Atom, state: State) -> bool:
+    distance, key, query = state
+    if isinstance(atom, Valid):
+        return key if atom.slot == KEY else query
+    slope = dict(atom.poly.terms)[("q",)]
+    offset = (atom.poly - (QUERY - KEY) * slope).constant or 0
+    return slope * distance + offset <= 0
+
+
+def _spec_shows(spec: MaskSpec, state: State) -> bool:
+    distance, key, query = state
+    slot = max(-distance, 0)
+    pair = Pairs(*(np.asarray(v) for v in (slot + distance, slot, query, key)))
+    return all(bool(term.holds(pair)) for term in spec.terms)
