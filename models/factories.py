@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from raggedrt.models.tasks import FEATURE_EXTRACTION, TASKS
-from raggedrt.models.transformers_loader import import_transformers
+from raggedrt.models.transformers_loader import import_transformers, quiet_transformers
 
 _TINY = {
     "vocab_size": 100,
@@ -116,7 +116,8 @@ def save_tiny_directory(
     """
     folder = Path(directory)
     model: Any = tiny_model(model_type, task=task, seed=seed)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     _tiny_tokenizer(model.config.pad_token_id).save_pretrained(folder)
     if sentence_transformers:
         names = ("Transformer", "Pooling", "Normalize")

@@ -107,13 +107,16 @@ def _transformers_source(
 ) -> ResolvedSource:
     """Wraps a transformers model for its task; `facts` are further fields of the result."""
     from raggedrt.models.task_modules import SentenceEmbedding
-    from raggedrt.models.wrap import DTYPES, text_source, wrap_transformers
+    from raggedrt.models.wrap import DTYPES, present_outputs, text_source, wrap_transformers
 
     adapter = adapter_for(config.model_type)
     limit = position_limit(adapter, config)
-    inner = ("last_hidden_state",) if task is SENTENCE_EMBEDDING else outputs
-    wrapped, examples = wrap_transformers(module, config, adapter, inner, limit)
-    whole: nn.Module = SentenceEmbedding(wrapped, head[1], head[0]) if head is not None else wrapped
+    wrapped, examples = wrap_transformers(module, config, adapter, limit)
+    if head is None:
+        wrapped.outputs = outputs = present_outputs(wrapped, examples, outputs, task.optional_outputs)
+        whole: nn.Module = wrapped
+    else:
+        whole = SentenceEmbedding(wrapped, *head)
     family = adapter.name if adapter is not GENERIC else f"{config.model_type} (no row in the catalog; generic path)"
     return ResolvedSource(
         kind="torch",
@@ -141,8 +144,7 @@ def _from_object(value: Any, name: str, chosen: Task | None, dtype: str) -> Reso
     config = getattr(value, "config", None)
     if not isinstance(value, ModelSource) and hasattr(config, "model_type"):
         task = chosen or task_from_architectures([type(value).__name__], name)
-        outputs = tuple(o for o in task.outputs if o not in task.optional_outputs or _has_pooler(value))
-        return _transformers_source(value, config, task, outputs, dtype, path=None, digest=digest)
+        return _transformers_source(value, config, task, task.outputs, dtype, path=None, digest=digest)
     if chosen is not None:
         raise InputError(f"{name}: --task applies to transformers models; this factory says itself what it returns.")
     module.to(DTYPES[dtype])
@@ -150,10 +152,6 @@ def _from_object(value: Any, name: str, chosen: Task | None, dtype: str) -> Reso
     defaults = {key: INPUT_DEFAULTS[key] for key in model.example_inputs if key in INPUT_DEFAULTS and key != "input_ids"}
     description = f"{name}, {dtype}: {', '.join(model.output_names)}"
     return ResolvedSource("torch", model, None, digest, description, input_defaults=defaults)
-
-
-def _has_pooler(module: Any) -> bool:
-    return getattr(module, "pooler", None) is not None
 
 
 def _from_program(path: Path, allow_pickle: bool) -> ResolvedSource:

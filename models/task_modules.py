@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +26,23 @@ class TaskModule(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Takes int64 [batch, sequence] inputs; returns one tensor per name in `outputs`."""
+        result = self.call(input_ids, attention_mask, token_type_ids)
+        return tuple(result[name] for name in self.outputs)
+
+    def call(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Mapping[str, Tensor]:
+        """Takes the same; returns everything the model gives."""
         given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         present = {name: value for name, value in given.items() if value is not None}
-        result = self.model(input_ids=input_ids, **present, **self.options)
-        return tuple(result[name] for name in self.outputs)
+        result: Mapping[str, Tensor] = self.model(input_ids=input_ids, **present, **self.options)
+        return result
 
 
 class SentenceEmbedding(nn.Module):
     """A transformer followed by the modules of a sentence-transformers directory."""
 
-    def __init__(self, encoder: TaskModule, head: nn.Sequential, pooling: Pooling) -> None:
+    def __init__(self, encoder: TaskModule, pooling: Pooling, head: nn.Sequential) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling

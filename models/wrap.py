@@ -60,14 +60,33 @@ def example_inputs(names: Sequence[str], sizes: Mapping[str, int], limit: int | 
 
 
 def wrap_transformers(
-    model: nn.Module, config: Any, adapter: ModelAdapter, outputs: Sequence[str], limit: int | None
+    model: nn.Module, config: Any, adapter: ModelAdapter, limit: int | None
 ) -> tuple[TaskModule, dict[str, torch.Tensor]]:
-    """Returns the module that serves the task's outputs, and its example inputs."""
+    """Returns the model with plain inputs, giving `last_hidden_state` until told otherwise, and its example inputs."""
     parameters = inspect.signature(model.forward).parameters
     options = {"use_cache": False} if "use_cache" in parameters else {}
     sizes = {"input_ids": config.vocab_size, "token_type_ids": getattr(config, "type_vocab_size", 0) or 0}
     names = input_names(adapter, config, model)
-    return TaskModule(model, outputs, {**options, "return_dict": True}), example_inputs(names, sizes, limit)
+    return TaskModule(model, ("last_hidden_state",), {**options, "return_dict": True}), example_inputs(names, sizes, limit)
+
+
+def present_outputs(
+    wrapped: TaskModule, examples: Mapping[str, torch.Tensor], outputs: Sequence[str], optional: Sequence[str]
+) -> tuple[str, ...]:
+    """Returns the outputs without those optional ones that the model does not give; runs it once to see.
+
+    Raises:
+        InputError: The model lacks an output that the task needs.
+    """
+    with torch.no_grad():
+        result = wrapped.call(**examples)
+    present = tuple(name for name in outputs if result.get(name) is not None)
+    for name in outputs:
+        if name not in present and name not in optional:
+            raise InputError(
+                f"{type(wrapped.model).__name__}: gives no output '{name}', only {', '.join(result)}. Choose another --task."
+            )
+    return present
 
 
 def text_source(module: nn.Module, examples: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> ModelSource:
