@@ -69,3 +69,16 @@ def test_body_agrees_with_the_reference(op: str, case: Case, opset: int) -> None
 )
 def test_body_serves_every_element_type(op: str, case: Case, element: ElementType) -> None:
     _check(op, case, element, 20)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_a_perturbed_output_is_noticed(op: str) -> None:
+    case = CASES[op][1]
+    inputs = case.inputs(np.dtype(np.float32))
+    expected = REFERENCES[op](inputs, case.attributes)
+    outputs = run_case(_session(case_model(op, case, inputs, 20)), inputs, expected)
+    for name, output in outputs.items():
+        changed = output.copy()
+        changed.flat[-1] += 1 if changed.dtype.kind == "i" else 1e-3
+        with pytest.raises(AssertionError, match="1 of"):
+            assert_close(changed, expected[name], _tolerance(op, changed.dtype), name)
