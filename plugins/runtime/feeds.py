@@ -14,7 +14,8 @@ from raggedrt.plugins.contract.io_roles import Role
 from raggedrt.plugins.runtime.signature import Port, Signature
 
 Array = npt.NDArray[Any]
-CU_SEQLENS, MAX_SEQLEN = "cu_seqlens", "max_seqlen"
+CU_SEQLENS = "cu_seqlens"
+"""The input by which packed feeds are known."""
 
 
 @dataclasses.dataclass(frozen=True)
