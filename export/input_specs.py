@@ -61,7 +61,9 @@ def _graph_input(value: ir.Value, model: ir.Model) -> InputSpec:
         elif axis < 2:
             axes.append("batch" if axis == 0 else "sequence")
         else:
-            raise InputError(f"Input '{name}': cannot tell what its dynamic axis {axis} ({size}) is; give the inputs yourself.")
+            raise InputError(
+                f"Input '{name}': cannot tell what its dynamic axis {axis} ({size}) is; give the inputs yourself."
+            )
     integer = value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
     high = _table_rows(value) if integer else 2
     return InputSpec(name, value.dtype.numpy(), tuple(axes), _role(name), 0, high)

@@ -104,8 +104,8 @@ class Comparison:
             raise NumericsError(
                 f"{what}: output '{worst.output}' differs by {worst.max_abs:.3g} at {list(worst.at)} in the case "
                 f"'{worst.case}', more than atol {worst.atol:g} + rtol {worst.rtol:g} allow "
-                f"({len(bad)} of {len(self.outputs)} outputs are outside). Nothing was kept; raise --atol/--rtol only if "
-                "this error is acceptable."
+                f"({len(bad)} of {len(self.outputs)} outputs are outside). "
+                "Nothing was kept; raise --atol/--rtol only if this error is acceptable."
             )
         return self
 
@@ -128,13 +128,21 @@ def compare_cases(
     Raises:
         NumericsError: An output is missing, or differs in shape or dtype.
     """
-    pairs = [(case, reference(case.feeds), candidate(case.feeds)) for case in cases]
+    return compare_results(
+        [(case, reference(case.feeds), candidate(case.feeds)) for case in cases], tolerance=tolerance
+    )
+
+
+def compare_results(pairs: Sequence[tuple[Case, Arrays, Arrays]], *, tolerance: Tolerance | None = None) -> Comparison:
+    """Compares results that are at hand, as (case, reference, candidate); see `compare_cases`."""
     names = list(pairs[0][1]) if pairs else []
     outputs = tuple(_compare_output(name, pairs, tolerance) for name in names)
-    return Comparison(outputs, tuple(case.name for case in cases))
+    return Comparison(outputs, tuple(case.name for case, _, _ in pairs))
 
 
-def _compare_output(name: str, pairs: Sequence[tuple[Case, Arrays, Arrays]], tolerance: Tolerance | None) -> OutputError:
+def _compare_output(
+    name: str, pairs: Sequence[tuple[Case, Arrays, Arrays]], tolerance: Tolerance | None
+) -> OutputError:
     """Compares one output over all cases and keeps the worst."""
     per_token = all(wanted[name].shape[:2] == case.valid.shape for case, wanted, _ in pairs)
     worst: OutputError | None = None

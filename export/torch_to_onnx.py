@@ -60,7 +60,9 @@ def export_model(source: ModelSource, *, opset: int = DEFAULT_OPSET, output: Pat
         RaggedRTError: The exporter returned another interface than it was asked for.
     """
     if opset not in OPSETS:
-        raise InputError(f"Opset {opset} cannot be exported; expected {OPSETS.start} to {OPSETS.stop - 1} (default {DEFAULT_OPSET}).")
+        raise InputError(
+            f"Opset {opset} cannot be exported; expected {OPSETS.start} to {OPSETS.stop - 1} (default {DEFAULT_OPSET})."
+        )
     started = time.perf_counter()
     logger.info("exporting %s at opset %d", type(source.module).__name__, opset)
     program = _torch_export(source, opset)
@@ -73,7 +75,9 @@ def export_model(source: ModelSource, *, opset: int = DEFAULT_OPSET, output: Pat
     _name_interface(model, source)
     _check_inputs(model)
     if model.opset_imports.get("") != opset:
-        raise RaggedRTError(f"The exporter wrote opset {model.opset_imports.get('')} where {opset} was asked for; try {DEFAULT_OPSET}.")
+        raise RaggedRTError(
+            f"The exporter wrote opset {model.opset_imports.get('')} where {opset} was asked for; try {DEFAULT_OPSET}."
+        )
     strip_metadata(model)
     logger.info("exported %d nodes in %.1f s", len(model.graph), time.perf_counter() - started)
     data_path = save_model(model, output) if output is not None else None
@@ -109,7 +113,7 @@ def _torch_export(source: ModelSource, opset: int) -> Any:
             return torch.onnx.export(target, (), **options)
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001  (torch.export, dynamo and the translator raise many kinds)
+        except Exception as error:  # torch.export, dynamo and the translator raise many kinds
             raise InputError(
                 f"{type(source.module).__name__}: torch.onnx cannot export this module at opset {opset}: "
                 f"{_cause(error)}. Check that its forward has no branches on tensor values and that the dynamic axes "
@@ -123,7 +127,8 @@ def _name_interface(model: ir.Model, source: ModelSource) -> None:
     if inputs != list(source.example_inputs) or len(model.graph.outputs) != len(source.output_names):
         raise RaggedRTError(
             f"The exported graph has the inputs {inputs} and {len(model.graph.outputs)} outputs; expected "
-            f"{list(source.example_inputs)} and {list(source.output_names)}. Check output_names against what forward returns."
+            f"{list(source.example_inputs)} and {list(source.output_names)}. "
+            "Check output_names against what forward returns."
         )
     renamed: dict[str, str] = {}
     for value in model.graph.inputs:
@@ -131,8 +136,8 @@ def _name_interface(model: ir.Model, source: ModelSource) -> None:
             dim = value.shape[axis] if value.shape is not None else None
             if not isinstance(dim, ir.SymbolicDim) or dim.value is None:
                 raise InputError(
-                    f"Input '{value.name}': axis {axis} ({symbol}) came out of the exporter with the fixed size {dim}; the "
-                    "module's forward specialises on it."
+                    f"Input '{value.name}': axis {axis} ({symbol}) came out of the exporter with the fixed size "
+                    f"{dim}; the module's forward specialises on it."
                 )
             if dim.value != symbol:
                 renamed[dim.value] = symbol
@@ -156,8 +161,8 @@ def _check_inputs(model: ir.Model) -> None:
     for value in model.graph.inputs:
         if not value.uses() and value not in outputs:
             raise InputError(
-                f"Input '{value.name}' has no effect on the exported graph. If the module really ignores it, leave it out of "
-                "example_inputs; if it does not, the exporter merged it with another input or took it for a constant."
+                f"Input '{value.name}' has no effect on the exported graph. If the module really ignores it, leave it "
+                "out of example_inputs; if it does not, the exporter merged it with another input or made it a constant."
             )
 
 
@@ -170,7 +175,9 @@ def strip_metadata(model: ir.Model) -> None:
         for node in graph.all_nodes():
             holders += [node, *node.outputs]
     for holder in holders:
-        for key in [key for key, text in holder.metadata_props.items() if key in _BULKY_METADATA or _leaks_path(key, text)]:
+        for key in [
+            key for key, text in holder.metadata_props.items() if key in _BULKY_METADATA or _leaks_path(key, text)
+        ]:
             del holder.metadata_props[key]
 
 

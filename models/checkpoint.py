@@ -41,7 +41,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected a JSON file, but it cannot be read ({error}). Get the file again.") from error
+        raise InputError(
+            f"{path}: expected a JSON file, but it cannot be read ({error}). Get the file again."
+        ) from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}. Get the file again.")
     return value

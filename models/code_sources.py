@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
+import logging
 import os
 import re
 import sys
@@ -53,7 +55,7 @@ def call_factory(source: str) -> Any:
         return value()
     except (RaggedRTError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001  (somebody else's code)
+    except Exception as error:  # somebody else's code
         raise InputError(f"{source}: the factory failed: {type(error).__name__}: {error}") from error
 
 
@@ -68,20 +70,32 @@ def weights_digest(name: str, module: torch.nn.Module) -> str:
     return total.hexdigest()
 
 
-def load_program(path: Path) -> ModelSource:
+def load_program(path: Path) -> tuple[ModelSource, int | None]:
     """Loads a `.pt2` program; the caller has asked for permission to unpickle.
+
+    Returns:
+        The source, and the longest sequence that the program's own range constraints allow (tokens), if they say one.
 
     Raises:
         InputError: Not a program, or one with inputs that are not plain tensors.
     """
     import torch
 
+    with contextlib.suppress(ImportError):  # its import registers the output classes that a program may return
+        import transformers.modeling_outputs  # noqa: F401
+    noisy = logging.getLogger("torch.export")
+    level = noisy.level
+    noisy.setLevel(logging.CRITICAL)  # torch prints a traceback of its own before it raises
     try:
         program = torch.export.load(str(path))
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  (damaged archives surface as many kinds)
-        raise InputError(f"{path}: cannot be read as a torch.export program ({type(error).__name__}: {error}).") from error
+    except Exception as error:  # damaged archives surface as many kinds
+        raise InputError(
+            f"{path}: cannot be read as a torch.export program ({type(error).__name__}: {error})."
+        ) from error
+    finally:
+        noisy.setLevel(level)
     args, kwargs = program.example_inputs or ((), {})
     names = list(program.graph_signature.user_inputs)
     values = [*args, *kwargs.values()]
@@ -89,22 +103,26 @@ def load_program(path: Path) -> ModelSource:
         raise InputError(f"{path}: expected a program with example inputs that are plain tensors, for {names}.")
     examples = {str(name): value.clone() for name, value in zip(names, values, strict=True)}
     mask = next((name for name in examples if "mask" in name), None)
-    return ModelSource(program, examples, _dynamic_axes(program), _output_names(program), mask)
+    axes, limit = _dynamic_axes(program)
+    return ModelSource(program, examples, axes, _output_names(program), mask), limit
 
 
-def _dynamic_axes(program: Any) -> dict[str, dict[int, str]]:
-    """Reads which axes of the inputs are symbolic; the first two are named as everywhere else."""
+def _dynamic_axes(program: Any) -> tuple[dict[str, dict[int, str]], int | None]:
+    """Reads which axes are symbolic (the first two are named as everywhere else) and the limit of the second."""
     import torch
 
     wanted = set(program.graph_signature.user_inputs)
     axes: dict[str, dict[int, str]] = {}
     common = {0: BATCH_AXIS, 1: SEQUENCE_AXIS}
+    limits: list[int] = []
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in wanted:
             shape = node.meta["val"].shape
             dynamic = [axis for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)]
             axes[node.name] = {axis: common.get(axis, str(shape[axis])) for axis in dynamic}
-    return axes
+            ranges = [program.range_constraints.get(shape[axis].node.expr) for axis in dynamic if axis == 1]
+            limits += [int(found.upper) for found in ranges if found is not None and found.upper.is_finite]
+    return axes, min(limits, default=None)
 
 
 def _output_names(program: Any) -> list[str]:

@@ -58,7 +58,9 @@ _BASE = {
 }
 
 
-def random_model(model_type: str, config: Mapping[str, Any], *, task: str = "feature-extraction", seed: int = 0) -> nn.Module:
+def random_model(
+    model_type: str, config: Mapping[str, Any], *, task: str = "feature-extraction", seed: int = 0
+) -> nn.Module:
     """Builds a transformers model of any family with random weights, in evaluation mode."""
     transformers = import_transformers(model_type)
     row = next((row for row in TASKS if row.name == task), FEATURE_EXTRACTION)
@@ -142,8 +144,8 @@ def _tiny_tokenizer(pad_token_id: int) -> Any:
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
     from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
 
+    transformers = import_transformers("tokenizer")
     special = ["[CLS]", "[SEP]", "[UNK]", "[MASK]"]
     special.insert(pad_token_id, "[PAD]")
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,!?"
@@ -154,7 +156,7 @@ def _tiny_tokenizer(pad_token_id: int) -> Any:
     tokenizer.pre_tokenizer = BertPreTokenizer()
     ends = [(piece, vocabulary[piece]) for piece in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends)
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",

@@ -32,7 +32,7 @@ def snapshot(repo_id: str, *, revision: str | None = None, allow_pickle: bool = 
     """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError as error:
         raise TargetError(f"{repo_id}: Hub ids need huggingface_hub; run `pip install 'raggedrt[hf]'`.") from error
     try:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raggedrt.errors import InputError
 from raggedrt.models.checkpoint import digest_of
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def onnx_digest(path: Path) -> str:
@@ -22,14 +26,16 @@ def onnx_digest(path: Path) -> str:
         model = onnx.load(str(path), load_external_data=False)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001  (protobuf's exception classes differ between its back ends)
-        raise InputError(f"{path}: cannot be read as an ONNX model ({type(error).__name__}). Get the file again.") from error
+    except Exception as error:  # protobuf's exception classes differ between its back ends
+        raise InputError(
+            f"{path}: cannot be read as an ONNX model ({type(error).__name__}). Get the file again."
+        ) from error
     if not model.graph.node and not model.graph.output:
         raise InputError(f"{path}: expected an ONNX model, found one without nodes and outputs.")
     return digest_of(path.parent, [path, *_external_files(path, model)])
 
 
-def _external_files(path: Path, model: object) -> set[Path]:
+def _external_files(path: Path, model: onnx.ModelProto) -> set[Path]:
     """Returns the files of external data."""
     from onnx.external_data_helper import _get_all_tensors, uses_external_data
 

@@ -17,6 +17,8 @@ from raggedrt.models.sentence_transformers import load_head, read_modules
 from raggedrt.models.tasks import FEATURE_EXTRACTION, SENTENCE_EMBEDDING, Task, task_from_architectures, task_named
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ def resolve(
         return _from_object(source, type(source).__name__, chosen, dtype)
     text = os.fspath(source)
     path = Path(text)
+    if path.suffix in (".onnx", ".pt2") and not path.is_dir() and dtype != "fp32":
+        raise InputError(f"{path}: --dtype {dtype} applies to PyTorch modules; this file's dtype is fixed.")
     if path.suffix == ".onnx" and not path.is_dir():
         return ResolvedSource("onnx", None, path, onnx_digest(path), f"ONNX file {path}")
     if path.suffix == ".pt2" and not path.is_dir():
@@ -124,7 +128,7 @@ def _transformers_source(
         description=f"{family}, {task.name}, {dtype}: {', '.join(outputs)}",
         position_limit=limit,
         pad_token_id=getattr(config, "pad_token_id", None) or 0,
-        input_defaults={name: INPUT_DEFAULTS[name] for name in examples if name != "input_ids"},
+        input_defaults=_defaults(examples),
         task=task.name,
         **facts,
     )
@@ -149,9 +153,8 @@ def _from_object(value: Any, name: str, chosen: Task | None, dtype: str) -> Reso
         raise InputError(f"{name}: --task applies to transformers models; this factory says itself what it returns.")
     module.to(DTYPES[dtype])
     model = value if isinstance(value, ModelSource) else wrap_module(value)
-    defaults = {key: INPUT_DEFAULTS[key] for key in model.example_inputs if key in INPUT_DEFAULTS and key != "input_ids"}
     description = f"{name}, {dtype}: {', '.join(model.output_names)}"
-    return ResolvedSource("torch", model, None, digest, description, input_defaults=defaults)
+    return ResolvedSource("torch", model, None, digest, description, input_defaults=_defaults(model.example_inputs))
 
 
 def _from_program(path: Path, allow_pickle: bool) -> ResolvedSource:
@@ -163,9 +166,21 @@ def _from_program(path: Path, allow_pickle: bool) -> ResolvedSource:
             f"{path}: a .pt2 program is code (it contains pickled objects). Pass --allow-pickle (allow_pickle=True) if "
             "you trust where it is from."
         )
-    model = load_program(path)
-    digest = checkpoint.digest_of(path.parent, [path])
-    return ResolvedSource("pt2", model, path, digest, f"torch.export program {path}: {', '.join(model.output_names)}")
+    model, limit = load_program(path)
+    return ResolvedSource(
+        "pt2",
+        model,
+        path,
+        checkpoint.digest_of(path.parent, [path]),
+        f"torch.export program {path}: {', '.join(model.output_names)}",
+        position_limit=limit,
+        input_defaults=_defaults(model.example_inputs),
+    )
+
+
+def _defaults(names: Iterable[str]) -> dict[str, int]:
+    """Returns what fills those inputs that a caller may leave out."""
+    return {name: INPUT_DEFAULTS[name] for name in names if name in INPUT_DEFAULTS and name != "input_ids"}
 
 
 def _truncation(directory: Path) -> int | None:

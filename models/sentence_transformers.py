@@ -54,7 +54,9 @@ def read_modules(root: Path) -> SentenceTransformer | None:
         entries = json.loads(path.read_text(encoding="utf-8"))
         modules = [(entry["type"].rpartition(".")[2], root / entry["path"]) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: expected a list of modules with type and path ({error}). Get the file again.") from error
+        raise InputError(
+            f"{path}: expected a list of modules with type and path ({error}). Get the file again."
+        ) from error
     for _, folder in modules:
         if not folder.resolve().is_relative_to(root.resolve()):
             raise InputError(f"{path}: names a module outside the model directory ({folder}).")
@@ -83,7 +85,9 @@ def load_head(source: SentenceTransformer) -> tuple[Pooling, nn.Sequential]:
     from raggedrt.models.task_modules import POOLING_MODES, Normalize, Pooling
 
     if not source.modules or source.modules[0][0] != "Pooling":
-        raise InputError(f"{source.root / MODULES}: expected a Pooling module after the Transformer for sentence-embedding.")
+        raise InputError(
+            f"{source.root / MODULES}: expected a Pooling module after the Transformer for sentence-embedding."
+        )
     config_path = source.modules[0][1] / "config.json"
     modes = pooling_modes(read_json(config_path))
     for mode in modes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,10 @@ def load_config(directory: Path) -> Any:
         )
     try:
         return transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # noqa: BLE001  (transformers raises many kinds for a bad configuration)
-        raise InputError(f"{directory / CONFIG}: transformers cannot read this configuration ({_first_line(error)}).") from error
+    except Exception as error:  # transformers raises many kinds for a bad configuration
+        raise InputError(
+            f"{directory / CONFIG}: transformers cannot read this configuration ({_first_line(error)})."
+        ) from error
 
 
 def load_model(directory: Path, config: Any, task: Task, *, allow_pickle: bool) -> tuple[Any, tuple[str, ...]]:
@@ -68,9 +71,9 @@ def load_model(directory: Path, config: Any, task: Task, *, allow_pickle: bool) 
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (MemoryError, KeyboardInterrupt):
+        except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001  (damaged weights surface as many kinds)
+        except Exception as error:  # damaged weights surface as many kinds
             raise InputError(f"{directory}: the weights cannot be loaded ({_first_line(error)}).") from error
     missing = sorted({*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])})
     return module.eval(), _servable_outputs(directory, task, missing)
@@ -142,8 +145,7 @@ def import_transformers(where: str) -> Any:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silences the loading table and progress bars; what matters in them is checked and raised here."""
-    from transformers.utils import logging as transformers_logging
-
+    transformers_logging: Any = importlib.import_module("transformers.utils.logging")
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()

@@ -33,8 +33,8 @@ def input_names(adapter: ModelAdapter, config: Any, module: nn.Module) -> tuple[
     for name in ("input_ids", "attention_mask"):
         if name not in names:
             raise InputError(
-                f"{type(module).__name__}: the forward has no parameter {name}, so it cannot be exported as a text model. "
-                "Give a factory that returns a raggedrt.ModelSource."
+                f"{type(module).__name__}: the forward has no parameter {name}, so it cannot be exported as a text "
+                "model. Give a factory that returns a raggedrt.ModelSource."
             )
     types = getattr(config, "type_vocab_size", 0) or 0
     return tuple(name for name in names if name != "token_type_ids" or types > 1)
@@ -67,7 +67,9 @@ def wrap_transformers(
     options = {"use_cache": False} if "use_cache" in parameters else {}
     sizes = {"input_ids": config.vocab_size, "token_type_ids": getattr(config, "type_vocab_size", 0) or 0}
     names = input_names(adapter, config, model)
-    return TaskModule(model, ("last_hidden_state",), {**options, "return_dict": True}), example_inputs(names, sizes, limit)
+    return TaskModule(model, ("last_hidden_state",), {**options, "return_dict": True}), example_inputs(
+        names, sizes, limit
+    )
 
 
 def present_outputs(
@@ -84,7 +86,8 @@ def present_outputs(
     for name in outputs:
         if name not in present and name not in optional:
             raise InputError(
-                f"{type(wrapped.model).__name__}: gives no output '{name}', only {', '.join(result)}. Choose another --task."
+                f"{type(wrapped.model).__name__}: gives no output '{name}', only {', '.join(result)}. "
+                "Choose another --task."
             )
     return present
 
@@ -109,9 +112,10 @@ def wrap_module(module: nn.Module) -> ModelSource:
     ]
     tables = [table.num_embeddings for table in module.modules() if isinstance(table, nn.Embedding)]
     if unknown or "input_ids" not in names or not tables:
+        signature = inspect.signature(module.forward)
         raise InputError(
-            f"{type(module).__name__}: cannot tell which inputs to export it with (forward{inspect.signature(module.forward)}). "
-            "Return raggedrt.ModelSource(module, example_inputs, dynamic_axes, output_names, mask_input) from the factory."
+            f"{type(module).__name__}: cannot tell which inputs to export it with (forward{signature}). Return "
+            "raggedrt.ModelSource(module, example_inputs, dynamic_axes, output_names, mask_input) from the factory."
         )
     sizes = {"input_ids": max(tables), "token_type_ids": 2 if "token_type_ids" in names else 0}
     examples = example_inputs(names, sizes, None)
