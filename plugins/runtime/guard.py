@@ -34,7 +34,7 @@ def check_bodies(facts: ModelFacts, where: str) -> None:
     for node in facts.nodes:
         if not node.has_body:
             raise InputError(
-                f"{where}: node {node.name!r} ({node.op_type}) has no function body, so only the op library can run it; "
+                f"{where}: node {node.name!r} ({node.op_type}) has no function body, so only an op library runs it; "
                 "build the library with `raggedrt doctor --build-ops`, or rewrite the model again."
             )
 

@@ -129,9 +129,20 @@ def create_session(
         if library is not None and library not in _registered.setdefault(options, set()):
             options.register_custom_ops_library(os.fspath(library))
             _registered[options].add(library)
-        return runtime.InferenceSession(
-            model.source, options, providers=list(providers), provider_options=provider_options
+        # ONNX Runtime's own fallback would hide a wrong provider option behind a session on the CPU.
+        session = runtime.InferenceSession(
+            model.source,
+            options,
+            providers=list(providers),
+            provider_options=None if provider_options is None else list(provider_options),
+            enable_fallback=0,
         )
+    if absent := [name for name in map(provider_name, providers) if name not in session.get_providers()]:
+        raise TargetError(
+            f"{absent[0]} does not start on this machine: its device or one of its libraries is missing (ONNX Runtime "
+            "has logged which). Install it, or choose another provider."
+        )
+    return session
 
 
 def check_providers(runtime: Any, providers: Providers) -> None:
@@ -141,14 +152,18 @@ def check_providers(runtime: Any, providers: Providers) -> None:
         TargetError: one is missing.
     """
     available = runtime.get_available_providers()
-    for provider in providers:
-        name = provider if isinstance(provider, str) else provider[0]
+    for name in map(provider_name, providers):
         if name not in available:
             extra = PROVIDER_EXTRAS.get(name)
             remedy = f"install `raggedrt[{extra}]`" if extra else "check its spelling"
             raise TargetError(
                 f"this ONNX Runtime has no {name} (it has {', '.join(available)}); {remedy}, or choose another."
             )
+
+
+def provider_name(provider: str | tuple[str, Mapping[str, Any]]) -> str:
+    """The name of a provider that may come with options."""
+    return provider if isinstance(provider, str) else provider[0]
 
 
 def _options(runtime: Any, session_options: Any, threads: int | None) -> Any:

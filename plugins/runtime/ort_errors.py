@@ -17,6 +17,7 @@ LOAD_ERRORS: Mapping[str, type[RaggedRTError]] = {
     "NoModel": InputError,
     "NoSuchFile": InputError,
     "NotImplemented": InputError,
+    "ValueError": InputError,
     "EPFail": TargetError,
     "EngineError": TargetError,
 }
@@ -68,7 +69,7 @@ def translated(doing: str, classes: Mapping[str, type[RaggedRTError]], advice: s
 
 def first_line(message: str) -> str:
     """The first line of an ONNX Runtime message that says something, without status codes and source places."""
-    text = _SOURCE_PLACE.sub("", _PREFIX.sub("", message.strip()))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    text = _SOURCE_PLACE.sub(" ", _PREFIX.sub("", message.strip()))
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     line = lines[0] if lines else "no reason given"
     return line if line.endswith((".", "!", "?")) else f"{line}."
