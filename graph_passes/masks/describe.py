@@ -23,9 +23,9 @@ def describe_formula(formula: Formula, sequence: int | None) -> str:
         return f"{_pattern_name(formula)}: visible exactly when {_shortened(str(formula))}"
     ranges = table.distance_ranges()
     padding = " and the key is not padding" if table.hides_padded_keys() else ""
-    if not ranges:
+    if not any(table.visible.values()):
         return "no key is visible"
-    if ranges == [(None, None)]:
+    if not ranges or ranges == [(None, None)]:
         return f"visible exactly when {_shortened(str(formula))}"
     return f"{_window_name(ranges)}: visible exactly when {_words(ranges)}{padding}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import onnx_ir as ir
 
@@ -14,6 +15,8 @@ from raggedrt.graph_passes.masks.inputs import GraphInputs, MaskAxes, Polarity
 from raggedrt.graph_passes.masks.probe import ProbeResult, probe_mask
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.masks.truth_table import tabulate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,12 @@ def explain_mask(
     except MaskRefused as refusal:
         return MaskExplanation(None, str(refusal))
     formula = _formula(graph, polarity, axes, graph_inputs)
-    return _judge(probed, formula, graph_inputs)
+    found = _judge(probed, formula, graph_inputs)
+    if found.spec is None and axes is MaskAxes.KEY_LENGTHS:
+        return dataclasses.replace(
+            found, reason=f"it gives key lengths, which say nothing of left padding: {found.reason}"
+        )
+    return found
 
 
 def with_fixed_sequence(mask: ir.Value, inputs: GraphInputs) -> GraphInputs:
@@ -77,8 +85,11 @@ def with_fixed_sequence(mask: ir.Value, inputs: GraphInputs) -> GraphInputs:
 def _formula(graph: MaskGraph, polarity: Polarity, axes: MaskAxes, inputs: GraphInputs) -> Formula | None:
     try:
         return read_mask(graph, polarity, axes, inputs)
-    except Unreadable:
-        return None
+    except Unreadable as stop:
+        logger.debug("the mask %s is not read symbolically: %s", graph.output.name, stop)
+    except Exception:  # a reading that fails on a strange graph proves nothing; the probes still hold
+        logger.debug("the symbolic reading of mask %s failed", graph.output.name, exc_info=True)
+    return None
 
 
 def _judge(probed: ProbeResult, formula: Formula | None, inputs: GraphInputs) -> MaskExplanation:

@@ -57,8 +57,8 @@ class MaskGraph:
         tensors = (ir.convenience.get_const_tensor(value) for value in values)
         return tuple(t for t in tensors if t is not None and t.size <= MAX_LISTED_CONSTANTS)
 
-    def thresholds(self) -> tuple[int, ...]:
-        """Sizes of integer constants (2 and more) at which the mask may change, ascending.
+    def numbers(self) -> frozenset[int]:
+        """Integers among the constants.
 
         Integral floats count too (positions are often compared as floats); fills such as -10000.0 do not.
         """
@@ -71,9 +71,12 @@ class MaskGraph:
             for number in array.astype(np.float64 if floating else array.dtype).ravel().tolist():
                 if floating and (not float(number).is_integer() or abs(number) >= 2**31 or number <= -1e4):
                     continue
-                if 2 <= abs(int(number)) < 2**31 - 1:
-                    found.add(abs(int(number)))
-        return tuple(sorted(found))
+                found.add(int(number))
+        return frozenset(found)
+
+    def thresholds(self) -> tuple[int, ...]:
+        """Sizes of integers (2 and more) around which the mask may change, ascending."""
+        return tuple(sorted({abs(number) for number in self.numbers() if 2 <= abs(number) < 2**31 - 1}))
 
     def divisors(self) -> frozenset[int]:
         """Thresholds by which something is divided: sizes of blocks, of which other constants may be counts."""
@@ -113,6 +116,9 @@ def extract_mask(mask: ir.Value) -> MaskGraph:
             _check_node(node, len(entered))
             stack.append(node)
             stack.extend(value for value in reversed(node.inputs) if value is not None)
+    total = sum(value.const_value.nbytes for value in initializers.values() if value.const_value is not None)
+    if total > MAX_INITIALIZER_BYTES:
+        raise MaskRefused(f"it reads {total >> 20} MiB of constants")
     return MaskGraph(mask, tuple(_execution_order(nodes)), tuple(inputs.values()), tuple(initializers.values()))
 
 
@@ -158,6 +164,13 @@ def _check_node(node: ir.Node, count: int) -> None:
         raise MaskRefused(f"it contains control flow ({node.op_type} node {node.name})")
 
 
+def _in_memory(tensor: ir.TensorProtocol | None) -> ir.TensorProtocol | None:
+    """The tensor itself, not a reference to a file: the model is handed over as bytes."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+    return tensor
+
+
 def mask_model(graph: MaskGraph, opset: int) -> ir.Model:
     """A model that computes the mask alone; the original graph is left as it is."""
     values: dict[int, ir.Value] = {}
@@ -168,7 +181,7 @@ def mask_model(graph: MaskGraph, opset: int) -> ir.Model:
                 name=value.name,
                 shape=value.shape,
                 type=value.type,
-                const_value=value.const_value if value.producer() is None else None,
+                const_value=_in_memory(value.const_value) if value.producer() is None else None,
             )
         return values[id(value)]
 

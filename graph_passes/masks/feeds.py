@@ -11,10 +11,16 @@ import onnx_ir as ir
 from raggedrt.graph_passes.masks.extract import MaskGraph, MaskRefused
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 
+PADDING_ROWS = 8
+"""Kinds of padded rows in `paddings`."""
 SMALL_LENGTHS = (1, 2, 5, 16, 23)
 """Lengths in tokens that every mask is probed at."""
 MAX_PAIRS = 2**25
 """Most query-key pairs (batch x sequence^2) of all probes around constants of one mask together."""
+MAX_STATIC_PAIRS = 2**27
+"""Most query-key pairs of one evaluation (and of all paddings together) where the shape is static."""
+SMALL_VALUES = (0, 1, 2, 3)
+"""Values of inputs that are not the padding mask: token ids, segments, positions, all within any table."""
 SEED = 20240607
 
 Feed = dict[str, npt.NDArray[np.generic]]
@@ -27,18 +33,21 @@ class Probe:
     Attributes:
         padding: attention_mask, int64 [B, S]; all ones where the graph has no such input.
         feed: value of every graph input.
-        varied: the input that differs from the previous probe of the same padding, if that is all that differs.
+        varied: the input that differs from the previous plain probe of the same padding, if that is all that differs.
+        may_fail: values that no caller might give (ids beyond a table) are tried, too.
     """
 
     padding: npt.NDArray[np.int64]
     feed: Feed
     varied: str | None
+    may_fail: bool = False
 
 
 def probe_lengths(graph: MaskGraph, inputs: GraphInputs) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Lengths to probe at, ascending, and the constants too large to be probed around."""
     if inputs.sequence is not None:
-        return (inputs.sequence,), ()
+        pairs = max(inputs.batch or PADDING_ROWS, PADDING_ROWS) * inputs.sequence**2
+        return ((inputs.sequence,), ()) if pairs <= MAX_STATIC_PAIRS else ((), (inputs.sequence,))
     thresholds = graph.thresholds()
     lengths, skipped, spent = set(SMALL_LENGTHS), [], 0
     for constant in thresholds:
@@ -87,15 +96,16 @@ def probes(graph: MaskGraph, inputs: GraphInputs, length: int) -> list[Probe]:
     side = [value for value in graph.inputs if value.name != inputs.attention_mask]
     result = []
     for padding in paddings(length, inputs.batch, rng):
-        plain = {value.name or "": _side_values(value, inputs, padding, graph, None) for value in side}
+        plain = {value.name or "": _side_values(value, inputs, padding, None) for value in side}
         if any(value.name == inputs.attention_mask for value in graph.inputs):
             mask_input = next(value for value in graph.inputs if value.name == inputs.attention_mask)
             plain[mask_input.name or ""] = padding.astype(_numpy_type(mask_input))
         result.append(Probe(padding, plain, None))
         for value in side:
             name = value.name or ""
-            changed = {**plain, name: _side_values(value, inputs, padding, graph, rng)}
-            result.append(Probe(padding, changed, name))
+            for pool in (SMALL_VALUES, tuple(sorted(graph.numbers() | set(SMALL_VALUES)))):
+                changed = {**plain, name: _side_values(value, inputs, padding, (pool, rng))}
+                result.append(Probe(padding, changed, name, may_fail=pool is not SMALL_VALUES))
     return result
 
 
@@ -107,20 +117,20 @@ def _side_values(
     value: ir.Value,
     inputs: GraphInputs,
     padding: npt.NDArray[np.int64],
-    graph: MaskGraph,
-    rng: np.random.Generator | None,
+    draw: tuple[tuple[int, ...], np.random.Generator] | None,
 ) -> npt.NDArray[np.generic]:
-    """An input that is not the padding mask: counting up along its last axis, or random."""
+    """An input that is not the padding mask: counting up along its last axis, or drawn from a pool."""
     shape = _side_shape(value, inputs, padding.shape)
     dtype = _numpy_type(value)
     if dtype.kind not in "iubf" and dtype.name not in ("bfloat16",):
         raise MaskRefused(f"it reads input {value.name} of type {dtype}")
-    if rng is None:
+    if draw is None:
         last = shape[-1] if shape else 1
         return np.broadcast_to(np.arange(last) % 2 if dtype.kind == "b" else np.arange(last), shape).astype(dtype)
-    # Small numbers, so that padding ids, segment ids and the constants of the graph all occur.
-    pool = np.array([0, 1, 2, 3, *(c for c in graph.thresholds() if c <= padding.shape[1])])
-    return rng.choice(pool, size=shape).astype(dtype)
+    pool, rng = draw
+    limits = np.iinfo(dtype.str) if dtype.kind in "iu" else None
+    fitting = [item for item in pool if limits is None or limits.min <= item <= limits.max]
+    return rng.choice(np.array(fitting), size=shape).astype(dtype)
 
 
 def _side_shape(value: ir.Value, inputs: GraphInputs, sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,6 +19,11 @@ LABELS = "bnqk"
 MIN_LENGTHS = 3
 """A mask of dynamic length must run at this many lengths."""
 
+
+class DoesNotRun(Exception):  # noqa: N818 - control flow: this length or value is not one the graph accepts
+    """The mask's sub-graph fails on a feed; the text is the first line of the runtime's message."""
+
+
 Evaluate = Callable[[Feed], npt.NDArray[Any]]
 
 
@@ -62,20 +67,17 @@ def probe_mask(graph: MaskGraph, polarity: Polarity, axes: MaskAxes, inputs: Gra
     lengths, unprobed = probe_lengths(graph, inputs)
     samples: list[Sample] = []
     ran: list[int] = []
-    failure: Exception | None = None
+    failure: DoesNotRun | None = None
     for length in lengths:
         try:
             found = _samples_at(graph, polarity, axes, inputs, length, evaluate)
-        except MaskRefused:
-            raise
-        except Exception as error:  # noqa: BLE001 - the runtime's own error classes; the graph does not run here
+        except DoesNotRun as error:
             failure = error
             continue
         samples += found
         ran.append(length)
-    if len(ran) < (1 if inputs.sequence is not None else MIN_LENGTHS):
-        first_line = str(failure).strip().splitlines()[0] if failure and str(failure).strip() else repr(failure)
-        raise MaskRefused(f"its sub-graph does not run on its own: {first_line}")
+    if len(ran) < min(MIN_LENGTHS, len(lengths)):
+        raise MaskRefused(f"its sub-graph does not run on its own: {failure}")
     # A constant none of whose lengths ran was not probed either.
     lost = [c for c in graph.thresholds() if inputs.sequence is None and not {c + 1, 2 * c + 3} & set(ran)]
     specs = tuple(spec for spec in UNDERSTOOD if _agrees(spec, samples, inputs))
@@ -97,7 +99,7 @@ def evaluator(model: ir.Model) -> Evaluate:
         import onnx.reference
 
         reference: Any = onnx.reference.ReferenceEvaluator(proto)
-        return lambda feed: np.asarray(reference.run(None, dict(feed))[0])
+        return _guarded(lambda feed: reference.run(None, dict(feed)))
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
@@ -107,8 +109,22 @@ def evaluator(model: ir.Model) -> Evaluate:
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no public base
-        raise MaskRefused(f"its sub-graph does not load on its own: {str(error).splitlines()[0]}") from error
-    return lambda feed: np.asarray(session.run(None, feed, run_options)[0])
+        raise MaskRefused(f"its sub-graph does not load on its own: {_first_line(error)}") from error
+    return _guarded(lambda feed: session.run(None, feed, run_options))
+
+
+def _guarded(run: Callable[[Feed], Any]) -> Evaluate:
+    def evaluate(feed: Feed) -> npt.NDArray[Any]:
+        try:
+            return np.asarray(run(feed)[0])
+        except Exception as error:  # the runtimes' own classes share no public base
+            raise DoesNotRun(_first_line(error)) from error
+
+    return evaluate
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _samples_at(
@@ -122,7 +138,13 @@ def _samples_at(
     samples: list[Sample] = []
     for probe in probes(graph, inputs, length):
         batch = probe.padding.shape[0]
-        visible = visible_pairs(evaluate(probe.feed), polarity, axes, batch, length)
+        try:
+            value = evaluate(probe.feed)
+        except DoesNotRun:
+            if probe.may_fail:
+                continue
+            raise
+        visible = visible_pairs(value, polarity, axes, batch, length)
         if probe.varied is None:
             samples.append(Sample(probe.padding, visible))
         elif not bool((visible == samples[-1].visible).all()):

@@ -13,7 +13,7 @@ from raggedrt.graph_passes.masks.poly import Poly, Ranges
 from raggedrt.graph_passes.masks.readings import NodeView
 from raggedrt.graph_passes.masks.readings_layout import LAYOUT_READINGS
 from raggedrt.graph_passes.masks.readings_value import VALUE_READINGS
-from raggedrt.graph_passes.masks.tensors import Index, SymbolicTensor, constant_tensor
+from raggedrt.graph_passes.masks.tensors import ONE, Index, SymbolicTensor, constant_tensor
 
 READINGS = {**LAYOUT_READINGS, **VALUE_READINGS}
 
@@ -74,12 +74,23 @@ class Reader:
         name = value.name or ""
         batch_and_sequence = (self.extents["b"], self.extents["k"])
         if name == self._inputs.attention_mask:
-            return SymbolicTensor(batch_and_sequence, _padding_element(value.dtype))
+            return SymbolicTensor(batch_and_sequence, self._padding_element(value.dtype))
         if name in self._inputs.per_token:
             return SymbolicTensor(batch_and_sequence, _only_shape(name))
         if value.shape is None:
             raise Unreadable(f"input {name} has no shape")
         return SymbolicTensor(tuple(self._size(dim, name) for dim in value.shape), _only_shape(name))
+
+    def _padding_element(self, dtype: ir.DataType | None) -> Callable[[Index], Element]:
+        def element(index: Index) -> Element:
+            # On an axis of size 1 the only index is this row's (this key's) own.
+            batch, slot = (
+                Poly.variable(label) if self.extents[label] == ONE else i for label, i in zip("bk", index, strict=True)
+            )
+            valid = Valid(batch, slot)
+            return valid if dtype == ir.DataType.BOOL else Branch(valid, Poly.number(1), Poly.number(0))
+
+        return element
 
     def _size(self, dim: int | ir.SymbolicDim, name: str) -> Poly:
         if isinstance(dim, int):
@@ -89,14 +100,6 @@ class Reader:
         if dim.value in self._inputs.sequence_symbols:
             return self.extents["k"]
         raise Unreadable(f"input {name} has an axis {dim.value} that is neither batch nor sequence")
-
-
-def _padding_element(dtype: ir.DataType | None) -> Callable[[Index], Element]:
-    def element(index: Index) -> Element:
-        valid = Valid(index[0], index[1])
-        return valid if dtype == ir.DataType.BOOL else Branch(valid, Poly.number(1), Poly.number(0))
-
-    return element
 
 
 def _only_shape(name: str) -> Callable[[Index], Element]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,6 +14,9 @@ from raggedrt.graph_passes.masks.poly import Poly
 from raggedrt.graph_passes.masks.spec import UNDERSTOOD, MaskSpec, Pairs
 
 QUERY, KEY, BATCH = Poly.variable("q"), Poly.variable("k"), Poly.variable("b")
+
+MAX_OTHERS = 6
+"""Most atoms beyond distance and padding whose irrelevance is tried."""
 
 State = tuple[int, bool, bool]
 """(query - key, the key is a token, the query is a token)."""
@@ -65,11 +71,14 @@ def tabulate(formula: Formula, sequence: int | None) -> TruthTable:
         Unreadable: the formula looks at more than q - k and the padding of q and k.
     """
     thresholds = {-1, 0, 1}
+    others: list[Atom] = []
     for atom in set(atoms(formula)):
-        if isinstance(atom, AtMostZero):
-            thresholds.add(_threshold(atom))
-        elif atom.batch != BATCH or atom.slot not in (QUERY, KEY):
-            raise Unreadable(f"it reads {atom}")
+        if isinstance(atom, AtMostZero) and (threshold := _threshold(atom)) is not None:
+            thresholds.add(threshold)
+        elif isinstance(atom, AtMostZero) or atom.batch != BATCH or atom.slot not in (QUERY, KEY):
+            others.append(atom)
+    if len(others) > MAX_OTHERS:
+        raise Unreadable(f"it looks at {others[0]}")
     # One on each side of every change; a range that ends at t is told from one that ends at t + 1.
     distances = sorted({near for t in thresholds for near in (t - 1, t, t + 1)})
     if sequence is not None:
@@ -81,21 +90,31 @@ def tabulate(formula: Formula, sequence: int | None) -> TruthTable:
         for query in (False, True)
         if distance != 0 or key == query  # the same slot
     ]
-    visible = {state: evaluate(formula, lambda atom, state=state: _truth(atom, state)) for state in states}  # type: ignore[misc]
-    return TruthTable(visible, tuple(distances))
+    return TruthTable({state: _decide(formula, state, others) for state in states}, tuple(distances))
 
 
-def _threshold(atom: AtMostZero) -> int:
-    """The t of ``q - k <= t`` or ``k - q <= -t``."""
+def _decide(formula: Formula, state: State, others: list[Atom]) -> bool:
+    """The formula in a state, where it does not depend on the other atoms (each taken as free)."""
+    values = set()
+    for choice in itertools.product((False, True), repeat=len(others)):
+        assumed = dict(zip(others, choice, strict=True))
+        values.add(evaluate(formula, functools.partial(_truth, state=state, assumed=assumed)))
+        if len(values) > 1:
+            raise Unreadable(f"it depends on {' and '.join(map(str, others))}")
+    return values.pop()
+
+
+def _threshold(atom: AtMostZero) -> int | None:
+    """The t of ``q - k <= t`` or ``k - q <= -t``; None where the atom compares something else."""
     slope = dict(atom.poly.terms).get(("q",), 0)
     offset = (atom.poly - (QUERY - KEY) * slope).constant
-    if slope not in (1, -1) or offset is None:
-        raise Unreadable(f"it compares {atom}")
-    return -offset * slope
+    return None if slope not in (1, -1) or offset is None else -offset * slope
 
 
-def _truth(atom: Atom, state: State) -> bool:
+def _truth(atom: Atom, state: State, assumed: Mapping[Atom, bool]) -> bool:
     distance, key, query = state
+    if atom in assumed:
+        return assumed[atom]
     if isinstance(atom, Valid):
         return key if atom.slot == KEY else query
     slope = dict(atom.poly.terms)[("q",)]
