@@ -1,0 +1,199 @@
+"""Compiles the op library for ONNX Runtime's CPU provider with the machine's C++ compiler.
+
+Standard library only: it also runs inside the wheel build. Nothing here asks the network; `obtain_ort_headers` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import tempfile
+
+from raggedrt.errors import TargetError
+from raggedrt.plugins.native import codegen
+from raggedrt.plugins.native.cache import LIBRARY_NAME, library_path
+from raggedrt.plugins.native.headers import find_ort_headers, obtain_ort_headers
+
+__all__ = [
+    "build_in_cache",
+    "build_library",
+    "find_compiler",
+    "find_ort_headers",
+    "obtain_ort_headers",
+    "source_digest",
+]
+
+SOURCE_FOLDER = pathlib.Path(__file__).resolve().parent
+COMPILERS = ("c++", "g++", "clang++")
+COMPILE_TIMEOUT_SECONDS = 900
+
+COMMON_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fvisibility-inlines-hidden",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-Wextra",
+)
+LINK_FLAGS = ("-shared", "-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-Wl,-z,defs", "-pthread")
+
+# One row per instruction set: (namespace, machines, flags). isa.cc chooses among them at run time, so a library from
+# another machine's cache never runs instructions this CPU lacks. GCC 12's own headers trip -Wmaybe-uninitialized.
+X86 = ("x86_64", "AMD64")
+AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
+AVX512_FLAGS = (*AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
+INSTRUCTION_SETS: tuple[tuple[str, tuple[str, ...] | None, tuple[str, ...]], ...] = (
+    ("generic", None, ()),
+    ("avx2", X86, AVX2_FLAGS),
+    ("avx512", X86, (*AVX512_FLAGS, "-Wno-maybe-uninitialized", "-Wno-uninitialized")),
+)
+SIMD_SOURCE = "cpu/simd/kernels.cc"
+CPU_SOURCES = (
+    "cpu/attention.cc",
+    "cpu/isa.cc",
+    "cpu/merge_states.cc",
+    "cpu/packing_plan.cc",
+    "cpu/position_mask.cc",
+    "cpu/schedule.cc",
+    "cpu/token_copy.cc",
+)
+ORT_SOURCES = (
+    "ort/adapter.cc",
+    "ort/library.cc",
+    "ort/merge_attention_states.cc",
+    "ort/packing_plan.cc",
+    "ort/ragged_attention.cc",
+    "ort/token_copy.cc",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One compiler call: `source` (relative to this folder) with `flags`, to the object file `name`.o."""
+
+    source: str
+    name: str
+    flags: tuple[str, ...] = ()
+
+
+def compile_units(machine: str) -> tuple[Unit, ...]:
+    """Every compiler call for a library for `machine` (as `platform.machine()` names it)."""
+    simd = [
+        Unit(SIMD_SOURCE, f"simd_{isa}", (f"-DRAGGEDRT_ISA={isa}", *flags))
+        for isa, machines, flags in INSTRUCTION_SETS
+        if machines is None or machine in machines
+    ]
+    plain = [Unit(source, source.replace("/", "_").removesuffix(".cc")) for source in (*CPU_SOURCES, *ORT_SOURCES)]
+    return (*simd, *plain)
+
+
+def source_digest() -> str:
+    """SHA-256 over everything that decides what the library does: sources, generated tables, flags."""
+    return _digest(codegen.ops_header())
+
+
+@functools.lru_cache(maxsize=1)
+def _digest(generated: str) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(SOURCE_FOLDER.glob("**/*.cc")) + sorted(SOURCE_FOLDER.glob("**/*.h")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(SOURCE_FOLDER).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    digest.update(generated.encode())
+    digest.update(repr((COMMON_FLAGS, LINK_FLAGS, INSTRUCTION_SETS)).encode())
+    return digest.hexdigest()
+
+
+def find_compiler() -> str:
+    """The C++ compiler: $CXX, else the first of c++, g++, clang++.
+
+    Raises:
+        TargetError: there is none.
+    """
+    named = os.environ.get("CXX")
+    for name in (named,) if named else COMPILERS:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise TargetError(
+        f"no C++ compiler found ({named or ', '.join(COMPILERS)}); install one (on Debian and Ubuntu: apt install g++) "
+        "or set CXX to one that supports C++17"
+    )
+
+
+def build_in_cache(include_dir: pathlib.Path | None = None, *, obtain: bool = True) -> pathlib.Path:
+    """The library of the present sources in the user cache, built if it is not there.
+
+    Args:
+        include_dir: folder with ONNX Runtime's headers; found when None.
+        obtain: download the headers when they are not found.
+
+    Raises:
+        TargetError: no compiler or no headers.
+    """
+    target = library_path(source_digest())
+    if target.is_file():
+        return target
+    find_compiler()
+    headers = include_dir or find_ort_headers()
+    if headers is None and obtain:
+        headers = obtain_ort_headers()
+    return build_library(target.parent, headers)
+
+
+def build_library(
+    output_dir: pathlib.Path, include_dir: pathlib.Path | None = None, *, extra_flags: tuple[str, ...] = ()
+) -> pathlib.Path:
+    """Compile the library into `output_dir` and return its path.
+
+    The file appears under its name only when it is complete: concurrent builders do not disturb each other.
+
+    Raises:
+        TargetError: no compiler, no headers, or the compiler refuses the sources.
+    """
+    compiler = find_compiler()
+    headers = include_dir or find_ort_headers()
+    if headers is None:
+        raise TargetError(
+            "ONNX Runtime's C API headers were not found; run `raggedrt doctor --build-ops`, which obtains them, or "
+            "set ORT_INCLUDE_DIR to the include folder of an ONNX Runtime release archive"
+        )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=output_dir) as scratch:
+        folder = pathlib.Path(scratch)
+        (folder / codegen.FILE_NAME).write_text(codegen.ops_header(), encoding="utf-8")
+        flags = [
+            *COMMON_FLAGS,
+            *extra_flags,
+            f'-DRAGGEDRT_SOURCE_DIGEST="{source_digest()}"',
+            f"-I{SOURCE_FOLDER}",
+            f"-I{folder}",
+            f"-isystem{headers}",
+        ]
+        objects = [_compile(compiler, unit, flags, folder) for unit in compile_units(platform.machine())]
+        library = folder / LIBRARY_NAME
+        _check_run([compiler, "-o", str(library), *objects, *extra_flags, *LINK_FLAGS])
+        library.replace(output_dir / LIBRARY_NAME)
+    return output_dir / LIBRARY_NAME
+
+
+def _compile(compiler: str, unit: Unit, flags: list[str], folder: pathlib.Path) -> str:
+    target = folder / f"{unit.name}.o"
+    _check_run([compiler, *flags, *unit.flags, "-c", str(SOURCE_FOLDER / unit.source), "-o", str(target)])
+    return str(target)
+
+
+def _check_run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_SECONDS, check=False)
+    if done.returncode != 0:
+        errors = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
+        shown = "; ".join(errors[:3]) or done.stderr.strip()[-500:]
+        raise TargetError(f"the C++ compiler failed ({' '.join(command[:1])} … {command[-3]}): {shown}")

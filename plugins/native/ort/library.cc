@@ -1,0 +1,167 @@
+// Exported functions: registration with ONNX Runtime, facts about the library, and the choice of instruction set.
+#include <stdlib.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "ort/adapter.h"
+
+#define RAGGEDRT_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace raggedrt::ort {
+namespace {
+
+OrtStatus* status_of(const std::exception& error) { return api->CreateStatus(ORT_FAIL, error.what()); }
+
+// One row of ONNX Runtime's registry: an op for one element type. ONNX Runtime keeps the pointer.
+struct CustomOp : OrtCustomOp {
+  const OpAdapter* adapter;
+  int32_t element;  // of the op's type variable; 0 where it has none
+};
+
+// A kernel together with the row it was made from.
+struct Instance {
+  const OpAdapter* adapter;
+  std::unique_ptr<Kernel> kernel;
+};
+
+const CustomOp& self(const OrtCustomOp* op) { return *static_cast<const CustomOp*>(op); }
+
+ONNXTensorElementDataType type_of(const CustomOp& op, const gen::Tensor& tensor) {
+  return static_cast<ONNXTensorElementDataType>(tensor.element == gen::kVariable ? op.element : tensor.element);
+}
+
+OrtCustomOpInputOutputCharacteristic characteristic(const gen::Tensor& tensor) {
+  return tensor.optional ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+}
+
+// Refuses what this library does not know: ONNX Runtime itself ignores unknown attributes and op versions.
+void guard(const NodeInfo& node, const OpAdapter& adapter) {
+  const int64_t abi = node.integer("abi");
+  if (abi != gen::kAbiVersion) {
+    node.refuse("op ABI version " + std::to_string(abi) +
+                " is not the library's; rebuild the op library (raggedrt doctor --build-ops) or convert the model again");
+  }
+  const uint64_t unknown = static_cast<uint64_t>(node.integer("features")) & ~adapter.features;
+  for (int bit = 0; bit < 64; ++bit) {
+    if ((unknown >> bit & 1) == 0) continue;
+    const bool named = static_cast<size_t>(bit) < sizeof(gen::kFeatureNames) / sizeof(gen::kFeatureNames[0]);
+    node.refuse("feature " + (named ? std::string(gen::kFeatureNames[bit]) + " (bit " : std::string("(bit ")) +
+                std::to_string(bit) +
+                ") is not served; install a newer raggedrt, or convert the model again for this version");
+  }
+}
+
+OrtStatus* create(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) noexcept {
+  try {
+    const OpAdapter& adapter = *self(op).adapter;
+    const NodeInfo node(info, *adapter.op);
+    guard(node, adapter);
+    *kernel = new Instance{&adapter, std::unique_ptr<Kernel>(adapter.create(node))};
+    return nullptr;
+  } catch (const std::exception& error) {
+    return status_of(error);
+  }
+}
+
+OrtStatus* compute(void* kernel, OrtKernelContext* ort_context) noexcept {
+  try {
+    const Instance& instance = *static_cast<Instance*>(kernel);
+    Context context(ort_context, *instance.adapter->op);
+    instance.kernel->compute(context);
+    return nullptr;
+  } catch (const std::exception& error) {
+    return status_of(error);
+  }
+}
+
+CustomOp make_custom_op(const OpAdapter& adapter, int32_t element) {
+  CustomOp op{};
+  op.version = kApiVersion;
+  op.adapter = &adapter;
+  op.element = element;
+  op.GetName = [](const OrtCustomOp* op) { return self(op).adapter->op->name; };
+  op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
+  op.GetInputTypeCount = [](const OrtCustomOp* op) { return self(op).adapter->op->inputs.size(); };
+  op.GetInputType = [](const OrtCustomOp* op, size_t i) { return type_of(self(op), self(op).adapter->op->inputs[i]); };
+  op.GetOutputTypeCount = [](const OrtCustomOp* op) { return self(op).adapter->op->outputs.size(); };
+  op.GetOutputType = [](const OrtCustomOp* op, size_t i) {
+    return type_of(self(op), self(op).adapter->op->outputs[i]);
+  };
+  op.GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) {
+    return characteristic(self(op).adapter->op->inputs[i]);
+  };
+  op.GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) {
+    return characteristic(self(op).adapter->op->outputs[i]);
+  };
+  op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+  op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
+  op.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
+  op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+  op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
+  op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
+  op.GetEndVersion = [](const OrtCustomOp*) { return 1; };
+  op.CreateKernelV2 = create;
+  op.KernelComputeV2 = compute;
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Instance*>(kernel); };
+  return op;
+}
+
+// Lives until the process ends, as ONNX Runtime keeps pointers to its elements.
+const std::vector<CustomOp>& custom_ops() {
+  static const std::vector<CustomOp>& ops = *[] {
+    auto* all = new std::vector<CustomOp>;
+    for (const OpAdapter* adapter : adapters()) {
+      for (const int32_t element : adapter->op->variable_elements) all->push_back(make_custom_op(*adapter, element));
+    }
+    return all;
+  }();
+  return ops;
+}
+
+std::string quoted(const std::string& text) { return '"' + text + '"'; }
+
+std::string library_info() {
+  std::string ops;
+  for (const OpAdapter* adapter : adapters()) {
+    ops += (ops.empty() ? "" : ", ") + quoted(adapter->op->name) + ": " + std::to_string(adapter->features);
+  }
+  std::string isas;
+  for (const char* const* name = available_isas(); *name != nullptr; ++name) {
+    isas += (isas.empty() ? "" : ", ") + quoted(*name);
+  }
+  return "{\"version\": " + quoted(gen::kLibraryVersion) + ", \"abi\": " + std::to_string(gen::kAbiVersion) +
+         ", \"digest\": " + quoted(RAGGEDRT_SOURCE_DIGEST) + ", \"isa\": [" + isas + "], \"features\": {" + ops + "}}";
+}
+
+}  // namespace
+}  // namespace raggedrt::ort
+
+// Called by ONNX Runtime when the library is registered with session options.
+RAGGEDRT_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  using namespace raggedrt::ort;
+  const OrtApi* found = base->GetApi(kApiVersion);
+  if (found == nullptr) {  // without an API there is no way to make a status
+    return nullptr;
+  }
+  api = found;
+  OrtCustomOpDomain* domain = nullptr;
+  if (OrtStatus* status = api->CreateCustomOpDomain(raggedrt::gen::kDomain, &domain)) return status;
+  static auto& domains = *new std::vector<std::unique_ptr<OrtCustomOpDomain, void (*)(OrtCustomOpDomain*)>>;
+  domains.emplace_back(domain, [](OrtCustomOpDomain* owned) { api->ReleaseCustomOpDomain(owned); });
+  for (const CustomOp& op : custom_ops()) {
+    if (OrtStatus* status = api->CustomOpDomain_Add(domain, &op)) return status;
+  }
+  return api->AddCustomOpDomain(options, domain);
+}
+
+// Facts about this library as a JSON object; the string lives as long as the library.
+RAGGEDRT_EXPORT const char* raggedrt_library_info() {
+  static const std::string info = raggedrt::ort::library_info();
+  return info.c_str();
+}
+
+// For tests and benchmarks: uses the named instruction set from now on, null for the best; 0 if this CPU lacks it.
+RAGGEDRT_EXPORT int raggedrt_select_isa(const char* name) { return raggedrt::select_isa(name) ? 1 : 0; }
