@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.runtime.guard import check_bodies, check_library, warn_if_inlined
+from raggedrt.plugins.runtime.library import library_info, op_library_path
 from raggedrt.plugins.runtime.model_input import AnyModel, ModelInput, model_input
 from raggedrt.plugins.runtime.ort_errors import LOAD_ERRORS, import_onnxruntime, translated
 
@@ -84,15 +85,12 @@ def find_library(native: Native) -> pathlib.Path | None:
         raise InputError(f"native is 'auto', True or False, not {native!r}.")
     if native is False:
         return None
-    from raggedrt.plugins.runtime.library import op_library_path
-
     try:
-        path: pathlib.Path = op_library_path()
+        return op_library_path()
     except TargetError:
         if native is True:
             raise
         return None
-    return path
 
 
 def create_session(
@@ -111,8 +109,6 @@ def create_session(
     check_providers(runtime, providers)
     warn_if_inlined(model.facts, model.name)
     if library is not None:
-        from raggedrt.plugins.runtime.library import library_info
-
         check_library(model.facts, library_info(library), model.name)
     else:
         check_bodies(model.facts, model.name)

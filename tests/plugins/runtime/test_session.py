@@ -12,6 +12,7 @@ import pytest
 from helpers.tolerances import EXACT, Tolerance, assert_close
 from helpers.toy_bundles import WIDTH, Array, reference, toy_bundle
 
+from raggedrt.plugins.runtime.ort import find_library
 from raggedrt.plugins.runtime.session import Session
 
 pytestmark = pytest.mark.ort_cpu
@@ -21,10 +22,12 @@ IO = ("padded", "ragged")
 LENGTHS = ([5, 2, 7], [1], [4, 4], [0, 3, 0], [3, 0], [0, 0], [16, 1])
 
 
-@pytest.fixture(scope="module")
-def sessions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Session]:
+@pytest.fixture(scope="module", params=[False, True], ids=["bodies", "native"])
+def sessions(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Session]:
+    if request.param and find_library("auto") is None:
+        pytest.skip("no op library (raggedrt doctor --build-ops)")
     folder = tmp_path_factory.mktemp("bundles")
-    return {io: toy_bundle(folder / io, io).session(native=False, threads=1) for io in IO}
+    return {io: toy_bundle(folder / io, io).session(native=request.param, threads=1) for io in IO}
 
 
 def sequences(lengths: list[int], seed: int = 0) -> tuple[list[Array], list[Array]]:
@@ -193,7 +196,8 @@ def test_introspection(sessions: dict[str, Session]) -> None:
     session = sessions["padded"]
     assert [t.name for t in session.inputs] == ["input_ids", "token_type_ids", "attention_mask"]
     assert {t.name: t.shape for t in session.outputs}["hidden"] == ("batch", "sequence", WIDTH)
-    assert session.native is False
+    assert session.native in (False, True)
+    assert session.native == ("native=True" in repr(session))
     assert session.ort.get_session_options().intra_op_num_threads == 1
 
 
