@@ -34,7 +34,8 @@ class Problem:
     plan: Attributes = dataclasses.field(default_factory=dict)
     """Attributes of the packing plan."""
     extra: tuple[str, ...] = ()
-    """Optional inputs beyond positions: bias, distance_bias, alibi_slopes, head_sink."""
+    """Optional inputs beyond positions: bias, distance_bias, alibi_slopes, head_sink, or hiding_bias: a bias for all
+    sequences and heads that hides every key from query 0 and key 0 from every query."""
     magnitude: float = 1.0
     """Standard deviation of queries and keys."""
 
@@ -75,6 +76,10 @@ class Problem:
             "alibi_slopes": lambda: 2.0 ** -np.arange(1, self.heads + 1, dtype=np.float32),
             "head_sink": lambda: random_values(rng, (self.heads,), np.dtype(np.float32)),
         }
+        if "hiding_bias" in self.extra:
+            bias = random_values(rng, (1, 1, self.width, self.width), dtype)
+            bias[..., 0, :] = bias[..., :, 0] = -np.inf
+            return {"bias": bias}
         return {name: makers[name]() for name in self.extra}
 
 
@@ -111,6 +116,9 @@ CASES = (
     _row("cross_lengths", Group.CORRECTNESS, _CROSS, _LSE),
     _row("cross_lengths_causal", Group.CORNER, _CROSS, _LSE, causal=1),
     _row("cross_lengths_empty", Group.CORNER, Problem(lengths=(3, 0, 2), lengths_k=(0, 4, 2)), _LSE),
+    _row("cross_lengths_no_key", Group.CORNER, Problem(lengths=(3, 1), lengths_k=(0, 0)), _LSE),
+    _row("cross_lengths_no_key_no_lse", Group.CORNER, Problem(lengths=(3, 1), lengths_k=(0, 0))),
+    _row("cross_lengths_no_query", Group.CORNER, Problem(lengths=(0, 0), lengths_k=(2, 3)), _LSE),
     _row("value_head_size", Group.CORRECTNESS, Problem(value_head_size=16), _LSE),
     _row("large_scores", Group.CORNER, Problem(magnitude=30.0)),
     _row("head_size_1", Group.CORNER, Problem(heads=1, kv_heads=1, head_size=1)),
@@ -125,6 +133,8 @@ CASES = (
     _row("distance_bias", Group.CORRECTNESS, dataclasses.replace(_LEFT, extra=("distance_bias",))),
     _row("head_sink", Group.CORRECTNESS, Problem("empty_row", extra=("head_sink",)), _LSE, causal=1),
     _row("bias", Group.CORRECTNESS, dataclasses.replace(_LEFT, extra=("bias",))),
+    _row("bias_without_positions", Group.CORRECTNESS, Problem(extra=("bias",)), _LSE, causal=1),
+    _row("bias_of_minus_infinity", Group.CORNER, Problem(extra=("hiding_bias",)), _LSE),
     _row("length_512", Group.PERFORMANCE, Problem(lengths=(512,) * 8, heads=12, kv_heads=12, head_size=64)),
     _row("mixed_lengths", Group.PERFORMANCE, Problem("right", 32, 512, heads=12, kv_heads=12, head_size=64)),
 )

@@ -17,18 +17,11 @@ ort = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.ort_cpu
 
 OPSETS = (17, 18, 20, 23, 24)
-WITHOUT_BODY = {"bias"}
-"""Cases of RaggedAttention that only the reference serves."""
 MOVES_DATA = {"PackingPlan", "PackTokens", "UnpackTokens"}
 
 
 def small_cases() -> list[tuple[str, Case]]:
-    return [
-        (op, case)
-        for op, cases in CASES.items()
-        for case in cases
-        if case.group is not Group.PERFORMANCE and not (op == "RaggedAttention" and case.name in WITHOUT_BODY)
-    ]
+    return [(op, case) for op, cases in CASES.items() for case in cases if case.group is not Group.PERFORMANCE]
 
 
 def _ids(value: object) -> str | None:

@@ -119,7 +119,8 @@ def score(pair: tuple[Array, Array], attributes: dict[str, Any]) -> float:
 def added(inputs: dict[str, Array], row: int, head: int, i: int, j: int) -> float:
     total = 0.0
     if "bias" in inputs:
-        total += float(inputs["bias"][row, head, i, j])
+        rows, heads = inputs["bias"].shape[:2]
+        total += float(inputs["bias"][row % rows, head % heads, i, j])
     if "distance_bias" in inputs:
         total += float(inputs["distance_bias"][head, j - i + inputs["distance_bias"].shape[1] // 2])
     if "alibi_slopes" in inputs:
@@ -136,7 +137,7 @@ def mix(
     output: Array,
     lse: Array,
 ) -> None:
-    if not scores:
+    if all(each == -math.inf for each in scores.values()):
         return
     sinks = [float(inputs["head_sink"][head])] if "head_sink" in inputs else []
     top = max([*scores.values(), *sinks])
