@@ -132,7 +132,8 @@ def _cpu_facts() -> tuple[tuple[str, str], ...]:
     return (
         (
             "CPU",
-            f"{values.get('model name', platform.processor() or 'unknown')}, {len(os.sched_getaffinity(0))} usable cores",
+            f"{values.get('model name') or platform.processor() or 'unknown'}, "
+            f"{len(os.sched_getaffinity(0))} usable cores",
         ),
         ("SIMD", ", ".join(flag for flag in SIMD_FLAGS if flag in flags) or "none known"),
         ("memory", f"{kilobytes / 2**20:.1f} GiB"),

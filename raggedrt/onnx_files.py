@@ -1,4 +1,4 @@
-"""Reading and writing ONNX files: every fault of a file is an `InputError`, weights stay on disk until they are used."""
+"""Reading and writing ONNX files: every fault of a file is an `InputError`, external weights are mapped, not read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def read_proto(proto: onnx.ModelProto, where: str = "the model") -> ir.Model:
 
 
 def write_onnx(model: ir.Model, output: pathlib.Path, *, external: bool) -> None:
-    """Write `model` to `output`, whole or not at all; with `external`, or above the limit, weights go to `<output>.data`."""
+    """Write `model` to `output`, whole or not at all.
+
+    With `external`, or above the limit, the weights go to `<output>.data`.
+    """
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     with staged(output) as path:
         ir.save(model, path, external_data=f"{output.name}.data" if external or size > INLINE_LIMIT else None)

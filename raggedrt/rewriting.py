@@ -76,7 +76,7 @@ def rewrite(
         model = file.model
         report = rewrite_graph(model, config)
         if file.data_files:
-            report.external_data_dir = file.path.parent.resolve()
+            report.external_data_dir = str(file.path.parent.resolve())
     return ir.to_proto(model), report
 
 

@@ -43,11 +43,17 @@ class FileRecord(Record):
 
 
 class SourceRecord(Record):
-    """Where the model came from. `digest` identifies its content, e.g. `sha256:…`, empty if it has none."""
+    """Where the model came from, so that it can be found again.
+
+    `digest` identifies its content, empty if it has none; `location` is what was given as SOURCE (paths absolute),
+    empty for an object of a program; `task` is the task that was exported.
+    """
 
     kind: str
     description: str
     digest: str = ""
+    location: str = ""
+    task: str | None = None
 
 
 class TensorRecord(Record):

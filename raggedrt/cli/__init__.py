@@ -82,8 +82,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except BrokenPipeError:
-        return 1
-    except Exception as error:
+        raise
+    except Exception as error:  # noqa: BLE001 - this is the one place where every failure becomes an exit code
+        stop_logging()
         code, message = next(describe(error) for kind, describe in FAILURES if isinstance(error, kind))
         if LOGGER.isEnabledFor(logging.DEBUG):
             traceback.print_exc()

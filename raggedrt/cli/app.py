@@ -13,7 +13,7 @@ from raggedrt.cli.convert import convert
 from raggedrt.cli.doctor import doctor
 from raggedrt.cli.export import export
 from raggedrt.cli.inspect import inspect
-from raggedrt.cli.list import list_
+from raggedrt.cli.list_ import list_
 from raggedrt.cli.rewrite import rewrite
 from raggedrt.cli.run import run
 

@@ -14,6 +14,7 @@ import rich.markup
 import rich.status
 
 from raggedrt import progress
+from raggedrt.tables import format_table
 
 ROOT = logging.getLogger("raggedrt")
 
@@ -58,7 +59,14 @@ def start_logging() -> None:
     ROOT.addHandler(_LineHandler())
     ROOT.setLevel(logging.INFO)
     ROOT.propagate = False
+    # Warnings of other libraries are for their developers; ours are for the user.
     warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", module=r"raggedrt\b")
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
+    ROOT.warning("%s", message)
 
 
 def stop_logging() -> None:
@@ -73,6 +81,7 @@ def set_verbose(value: bool) -> None:
     if value:
         ROOT.setLevel(logging.DEBUG)
         warnings.simplefilter("default")
+        warnings.showwarning = _log_warning
 
 
 def set_quiet(value: bool) -> None:
@@ -82,11 +91,8 @@ def set_quiet(value: bool) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print an aligned table on stdout; no cell is ever shortened."""
-    lines = [list(columns), *(["" if cell is None else str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    """Print an aligned table on stdout."""
+    print(format_table(columns, rows))
 
 
 def print_text(text: str) -> None:

@@ -52,6 +52,8 @@ def convert(
         allow_pickle=allow_pickle,
     )
     if not quiet:
-        from raggedrt.summaries import bundle_summary
+        from raggedrt.summaries import bundle_text, report_summary
 
-        print_text(bundle_summary(bundle.path))
+        print_text(report_summary(bundle.report))
+        print_text("\n" + bundle_text(bundle.manifest.model_dump(mode="json", exclude={"files"})))
+        print_text(f"\nwrote {bundle.path}")

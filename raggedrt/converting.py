@@ -1,0 +1,110 @@
+"""`convert`: from a source to a verified bundle."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from raggedrt.errors import TargetError
+from raggedrt.export.torch_to_onnx import DEFAULT_OPSET
+from raggedrt.graph_passes.pipeline import rewrite as rewrite_graph
+from raggedrt.manifests import draft_manifest, report_json
+from raggedrt.models.contract import ModelSource
+from raggedrt.options import DTYPES, choose
+from raggedrt.outputs import refuse_existing, workspace, write_json
+from raggedrt.plugins.bundle.manifest import MODEL_NAME, REPORT_NAME, TOKENIZER_NAME
+from raggedrt.plugins.bundle.writer import BundleWriter
+from raggedrt.progress import step
+from raggedrt.rewriting import make_config
+from raggedrt.sources import original_onnx, resolve_source
+from raggedrt.tokenizing import copy_tokenizer
+from raggedrt.verification import make_tolerance, verify_rewrite
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from raggedrt.plugins.bundle.reader import Bundle
+
+
+def convert(
+    source: str | os.PathLike[str] | ModelSource | nn.Module,
+    output: str | os.PathLike[str],
+    *,
+    target: str = "ort-cpu",
+    io: str | None = None,
+    task: str = "auto",
+    dtype: str = "fp32",
+    features: str | Sequence[str] = "auto",
+    opset: int = DEFAULT_OPSET,
+    opt_shapes: str | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    report: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    allow_partial: bool = False,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+) -> Bundle:
+    """Export, rewrite, verify, and write a bundle: all of it or nothing.
+
+    Args:
+        source: model directory, Hub id, `package.module:factory`, `.onnx` or `.pt2` file; from Python also a module.
+        output: directory to write.
+        target: where the bundle will run.
+        io: `"padded"` (a drop-in replacement) or `"ragged"` (packed tokens); None: the target's default.
+        task: task head to export; `"auto"` follows the model's config.
+        dtype: `"fp32"`, `"fp16"` or `"bf16"`.
+        features: `"auto"`, or required features: `"pack,fuse"` or a sequence of names.
+        opset: ONNX opset to export.
+        opt_shapes: typical shapes (`"input_ids:8x128"`) at which densities are stated.
+        atol: absolute tolerance of the verification; default by dtype.
+        rtol: relative tolerance; default by dtype.
+        report: also write `report.json` to this file.
+        force: replace an existing bundle.
+        allow_partial: a feature that matches nothing is no error; the report has the reasons.
+        revision: revision of a Hub model.
+        allow_pickle: accept pickled checkpoints and `.pt2` programs, which can run code.
+
+    Returns:
+        The bundle that was written.
+
+    Raises:
+        InputError: the source or an option is unusable, or `output` exists.
+        FeatureError: a required feature matched nothing or stopped early.
+        NumericsError: the result differs from the source by more than the tolerance.
+        TargetError: the target cannot be served, or PyTorch or ONNX Runtime is missing.
+    """
+    config = make_config(features=features, target=target, io=io, allow_partial=allow_partial, opt_shapes=opt_shapes)
+    tolerance = make_tolerance(atol, rtol, choose("dtype", dtype, DTYPES))
+    if dtype == "bf16" and target == "ort-cpu":
+        raise TargetError(
+            "--dtype bf16 for target ort-cpu: ONNX Runtime's CPU provider does not run bfloat16 models; "
+            "use fp32 or fp16"
+        )
+    if report is not None:
+        refuse_existing(pathlib.Path(report), force=force)
+    with BundleWriter(output, force=force) as writer, workspace(writer.output) as folder:
+        resolved = resolve_source(source, task=task, revision=revision, allow_pickle=allow_pickle, dtype=dtype)
+        original = original_onnx(resolved, folder, opset=opset, tolerance=tolerance)
+        step("rewriting %d nodes", len(original.model.graph))
+        rewritten = rewrite_graph(original.model, config)
+        model = writer.directory / MODEL_NAME
+        ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
+        verified = verify_rewrite(
+            model, rewritten.inputs, rewritten.outputs, original.cases, original.reference, tolerance
+        )
+        step("writing the bundle")
+        tokenizer = copy_tokenizer(resolved.tokenizer_dir, writer.directory / TOKENIZER_NAME)
+        facts: dict[str, Any] = report_json(rewritten, verified)
+        write_json(writer.directory / REPORT_NAME, facts)
+        draft = draft_manifest(
+            source, original, rewritten, verified, model, config=config, dtype=dtype, tokenizer=tokenizer
+        )
+        bundle = writer.finish(draft)
+    if report is not None:
+        write_json(pathlib.Path(report), facts)
+    return bundle

@@ -1,0 +1,87 @@
+"""`inspect`: what is in a model, what could be done with it, and why not."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+from typing import Any
+
+import onnx_ir as ir
+
+from raggedrt.graph_passes.pipeline import rewrite as rewrite_graph
+from raggedrt.onnx_files import read_onnx
+from raggedrt.plugins.bundle.model_facts import load_proto, model_facts
+from raggedrt.plugins.bundle.reader import open_bundle
+from raggedrt.plugins.contract.op_definition import DOMAIN
+from raggedrt.rewriting import make_config
+
+
+def inspect(model: str | os.PathLike[str], *, io: str | None = "padded") -> dict[str, Any]:
+    """Facts about an ONNX file or a bundle; nothing is executed or written.
+
+    A model without RaggedRT ops is rewritten in memory to tell what would be lowered and packed, and why not.
+
+    Args:
+        model: ONNX file or bundle directory.
+        io: inputs and outputs of the rewrite that is tried.
+
+    Returns:
+        A dictionary of plain values: `path`, `nodes`, `opset`, `ops` (live RaggedRT nodes by op), `report` (as
+        `report.json`, None where there is none), `region` (tensors at which padding would be removed and restored),
+        `bundle` (the manifest without its file list, None for a file), `warnings`.
+
+    Raises:
+        InputError: the file or bundle is unusable.
+    """
+    path = pathlib.Path(model)
+    if path.is_dir():
+        bundle = open_bundle(path)
+        facts = _file_facts(bundle.model_path)
+        return {
+            **facts,
+            "path": str(path),
+            "report": bundle.report,
+            "bundle": bundle.manifest.model_dump(mode="json", exclude={"files"}),
+        }
+    facts = _file_facts(path)
+    return {**facts, **({} if facts["ops"] else _trial(path, io))}
+
+
+def _file_facts(path: pathlib.Path) -> dict[str, Any]:
+    proto = load_proto(path)
+    facts = model_facts(proto)
+    ops = dict(collections.Counter(node.op_type for node in facts.nodes))
+    return {
+        "path": str(path),
+        "nodes": len(proto.graph.node),
+        "opset": next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), None),
+        "ops": ops,
+        "report": None,
+        "region": None,
+        "bundle": None,
+        "warnings": [
+            f"the metadata promises {count} {name} nodes and the graph has {ops.get(name, 0)}: another tool inlined "
+            "their function bodies; rewrite the original model again and use the result as it is"
+            for name, count in facts.promised.items()
+            if ops.get(name, 0) < count
+        ],
+    }
+
+
+def _trial(path: pathlib.Path, io: str | None) -> dict[str, Any]:
+    model = read_onnx(path).model
+    config = make_config(features="auto", target="ort-cpu", io=io, allow_partial=True, opt_shapes=None)
+    report = rewrite_graph(model, config)
+    return {
+        "report": report.to_json(),
+        "region": {
+            "inputs": _tensors(model, "PackTokens", lambda node: node.inputs[0]),
+            "outputs": _tensors(model, "UnpackTokens", lambda node: node.outputs[0]),
+        },
+    }
+
+
+def _tensors(model: ir.Model, op_type: str, pick: Any) -> list[str]:
+    found = [pick(node) for node in model.graph.all_nodes() if (node.domain, node.op_type) == (DOMAIN, op_type)]
+    return list(dict.fromkeys(value.name for value in found if value is not None))

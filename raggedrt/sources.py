@@ -1,0 +1,78 @@
+"""From SOURCE to an ONNX file of the original model, and what verification needs beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import onnx_ir as ir
+
+from raggedrt.export.input_specs import graph_input_specs, input_specs
+from raggedrt.export.numerics import Case, Runner, Tolerance
+from raggedrt.export.padding_cases import padding_cases
+from raggedrt.export.torch_to_onnx import export_model
+from raggedrt.export.verify import eager_runner, onnx_runner, verify_export
+from raggedrt.models.contract import ResolvedSource
+from raggedrt.onnx_files import read_onnx
+from raggedrt.progress import step
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """The model before the graph passes.
+
+    Attributes:
+        resolved: where it came from.
+        path: its ONNX file.
+        model: its graph, for rewriting in place.
+        cases: feeds over every kind of padding.
+        reference: computes what is right: PyTorch where the source is PyTorch, else the ONNX file.
+    """
+
+    resolved: ResolvedSource
+    path: pathlib.Path
+    model: ir.Model
+    cases: list[Case]
+    reference: Runner
+
+    @property
+    def mask_input(self) -> str | None:
+        """Name of the padding mask, as far as the source says it."""
+        return self.resolved.model.mask_input if self.resolved.model else None
+
+
+def resolve_source(
+    source: Any, *, task: str = "auto", revision: str | None = None, allow_pickle: bool = False, dtype: str = "fp32"
+) -> ResolvedSource:
+    """`models.resolve`, announced as a step."""
+    from raggedrt.models.resolve import resolve
+
+    step("reading %s", source if isinstance(source, str | os.PathLike) else type(source).__name__)
+    return resolve(source, task=task, revision=revision, allow_pickle=allow_pickle, dtype=dtype)
+
+
+def original_onnx(
+    resolved: ResolvedSource, folder: pathlib.Path, *, opset: int, tolerance: Tolerance | None = None
+) -> Original:
+    """Export a PyTorch source into `folder` and verify it; take an ONNX source as it is.
+
+    Raises:
+        InputError: the source cannot be exported or is no valid ONNX.
+        NumericsError: the export differs from PyTorch.
+    """
+    if resolved.model is None:
+        if resolved.path is None:
+            raise TypeError("a resolved source has a model or a path")
+        model = read_onnx(resolved.path).model
+        cases = padding_cases(graph_input_specs(model), position_limit=resolved.position_limit)
+        return Original(resolved, resolved.path, model, cases, onnx_runner(resolved.path))
+    path = folder / "original.onnx"
+    step("exporting to ONNX (opset %d)", opset)
+    exported = export_model(resolved.model, opset=opset, output=path)
+    step("verifying the export against PyTorch")
+    limits = {"pad_token_id": resolved.pad_token_id, "position_limit": resolved.position_limit}
+    verify_export(resolved.model, path, tolerance=tolerance, **limits)
+    cases = padding_cases(input_specs(resolved.model), **limits)
+    return Original(resolved, path, exported.model, cases, eager_runner(resolved.model))

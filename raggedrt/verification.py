@@ -1,0 +1,172 @@
+"""Does a rewritten graph compute what the source computes? Every kind of padding, with and without the op library."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from raggedrt.batches import ragged_offsets
+from raggedrt.errors import InputError, NumericsError
+from raggedrt.export.numerics import (
+    DEFAULT_TOLERANCES,
+    Arrays,
+    Case,
+    Comparison,
+    OutputError,
+    Runner,
+    Tolerance,
+    compare_cases,
+)
+from raggedrt.plugins.bundle.model_facts import load_proto
+from raggedrt.plugins.contract.io_roles import Role, TensorRole
+from raggedrt.plugins.contract.op_definition import DOMAIN
+from raggedrt.plugins.runtime.ort import find_library, ort_session
+from raggedrt.plugins.runtime.ort_errors import RUN_ERRORS, translated
+from raggedrt.progress import step
+
+SERVED_BY = {False: "on function bodies", True: "with the op library"}
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """The worst errors over all ways of running the graph, at valid places."""
+
+    tolerance: Tolerance
+    cases: tuple[str, ...]
+    outputs: tuple[OutputError, ...]
+    native: bool
+    """Whether the op library was tried too."""
+
+
+def make_tolerance(atol: float | None, rtol: float | None, dtype: str) -> Tolerance:
+    """The tolerance for floating-point outputs: what is None comes from the default for `dtype` (`"fp32"` …).
+
+    Raises:
+        InputError: a tolerance is negative or not a number.
+    """
+    default = DEFAULT_TOLERANCES[DTYPES[dtype]]
+    for name, value in (("atol", atol), ("rtol", rtol)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise InputError(f"--{name} {value}: expected a number of at least 0")
+    return Tolerance(default.atol if atol is None else atol, default.rtol if rtol is None else rtol)
+
+
+def reference_runs(cases: Sequence[Case], reference: Runner) -> tuple[list[Case], Runner]:
+    """The cases that the reference accepts, and a runner that gives its outputs without computing them again.
+
+    Raises:
+        InputError: the reference accepts no case.
+    """
+    known: dict[int, Arrays] = {}
+    accepted, refusal = [], ""
+    for case in cases:
+        try:
+            with translated("the original model failed", RUN_ERRORS, ""):
+                known[id(case.feeds)] = reference(case.feeds)
+        except Exception as error:  # noqa: BLE001 - whatever the original raises, that case says nothing about ours
+            refusal = f"{case.name}: {error}"
+        else:
+            accepted.append(case)
+    if not accepted:
+        raise InputError(f"the original model runs on none of the inputs made for verification ({refusal}); check it")
+    return accepted, lambda feeds: known[id(feeds)]
+
+
+def verify_rewrite(
+    model: pathlib.Path,
+    inputs: Sequence[TensorRole],
+    outputs: Sequence[TensorRole],
+    cases: Sequence[Case],
+    reference: Runner,
+    tolerance: Tolerance,
+) -> Verified:
+    """Run the rewritten `model` over `cases`, with function bodies and, where it exists, with the op library.
+
+    Args:
+        model: the rewritten ONNX file.
+        inputs: its inputs and what they mean.
+        outputs: its outputs and what they mean.
+        cases: what to feed; for ragged I/O those with right padding are used.
+        reference: gives what is right.
+        tolerance: for floating-point outputs.
+
+    Raises:
+        NumericsError: a value is outside the tolerance, or a padded slot of an unpacked output is not zero.
+    """
+    ragged = any(role.role is Role.CU_SEQLENS for role in inputs)
+    accepted, known = reference_runs([case for case in cases if not ragged or right_padded(case)], reference)
+    by_feeds = {id(case.feeds): case for case in accepted}
+    unpacked = _unpacked_outputs(model)
+    natives = (False, True) if find_library("auto") is not None else (False,)
+    comparisons = []
+    for native in natives:
+        step("verifying over %d kinds of padding, %s", len(accepted), SERVED_BY[native])
+        call = _graph_call(ort_session(model, native=native), inputs, outputs, ragged=ragged)
+
+        def candidate(feeds: Arrays, call: Callable[[Case], Arrays] = call) -> Arrays:
+            case = by_feeds[id(feeds)]
+            return _check_padded_slots(call(case), case, unpacked)
+
+        comparison = compare_cases(accepted, known, candidate, tolerance=tolerance)
+        comparisons.append(comparison.require(f"the rewritten model, {SERVED_BY[native]}, against the original"))
+    return Verified(tolerance, comparisons[0].cases, _worst(comparisons), True in natives)
+
+
+def right_padded(case: Case) -> bool:
+    """Whether every row has its valid slots first: all that packed tokens can mean."""
+    return bool((np.diff(case.valid.astype(np.int8), axis=1) <= 0).all())
+
+
+def _graph_call(
+    session: Any, inputs: Sequence[TensorRole], outputs: Sequence[TensorRole], *, ragged: bool
+) -> Callable[[Case], Arrays]:
+    """A function from a padded case to padded outputs, whatever I/O the graph has."""
+    names = [role.name for role in outputs]
+
+    def padded(case: Case) -> Arrays:
+        feeds = {role.name: case.feeds[role.name] for role in inputs}
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+    def packed(case: Case) -> Arrays:
+        feeds = ragged_offsets(case.valid.sum(axis=1).tolist())
+        for role in inputs:
+            if role.name not in feeds:
+                array = case.feeds[role.name]
+                feeds[role.name] = array[case.valid] if role.role is Role.PER_TOKEN else array
+        values = session.run(names, feeds)
+        return {role.name: _unpack(value, case, role) for role, value in zip(outputs, values, strict=True)}
+
+    return packed if ragged else padded
+
+
+def _unpack(packed: Any, case: Case, role: TensorRole) -> Any:
+    if role.role is not Role.PER_TOKEN:
+        return packed
+    padded = np.zeros((*case.valid.shape, *packed.shape[1:]), packed.dtype)
+    padded[case.valid] = packed
+    return padded
+
+
+def _unpacked_outputs(model: pathlib.Path) -> frozenset[str]:
+    nodes = load_proto(model).graph.node
+    return frozenset(node.output[0] for node in nodes if (node.domain, node.op_type) == (DOMAIN, "UnpackTokens"))
+
+
+def _check_padded_slots(values: Arrays, case: Case, unpacked: frozenset[str]) -> Arrays:
+    for name in unpacked & values.keys():
+        if values[name][~case.valid].any():  # NaN counts as true
+            raise NumericsError(
+                f"output {name!r} is not zero at padded slots in the case {case.name!r}; this is a fault of RaggedRT, "
+                "please report it with the model's architecture"
+            )
+    return values
+
+
+def _worst(comparisons: Sequence[Comparison]) -> tuple[OutputError, ...]:
+    columns = zip(*(comparison.outputs for comparison in comparisons), strict=True)
+    return tuple(max(column, key=lambda error: error.max_abs) for column in columns)
