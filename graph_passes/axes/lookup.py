@@ -1,0 +1,125 @@
+"""Transfer rules of ops that look up, enumerate or repeat."""
+
+from __future__ import annotations
+
+import typing
+
+import onnx_ir as ir
+
+from raggedrt.graph_passes.axes.atoms import ONE, Axes, Axis, Kind, Size, axis_size, feature, has
+from raggedrt.graph_passes.axes.contents import int_attribute
+from raggedrt.graph_passes.axes.elementwise import broadcast
+from raggedrt.graph_passes.axes.rule import (
+    Packed,
+    PackingRefused,
+    packed_axes,
+    packed_axis_number,
+    refuse_mixing,
+    require_axes,
+)
+
+if typing.TYPE_CHECKING:
+    from raggedrt.graph_passes.axes.analysis import AxisAnalysis
+
+
+class Gather:
+    """Either a table look-up by token (an embedding), or constant indices into a feature axis."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        data, indices = (analysis.axes_of(value) for value in node.inputs[:2])
+        if data is None or indices is None or not data:
+            return [None]
+        axis = int_attribute(node, "axis", 0) % len(data)
+        return [(*data[:axis], *indices, *data[axis + 1 :])]
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        data, indices = node.inputs[:2]
+        if data is None or indices is None:
+            raise PackingRefused(node, "an operand is missing")
+        data_axes = require_axes(node, region.analysis.axes_of(data), "the table")
+        index_axes = require_axes(node, region.analysis.axes_of(indices), "the indices")
+        axis = int_attribute(node, "axis", 0) % len(data_axes)
+        if not has(index_axes, Kind.TOKEN) and not has(index_axes, Kind.BATCH):
+            refuse_mixing(node, data_axes, axis)
+            return region.emit(node, [region.packed(data), indices], {"axis": packed_axis_number(data_axes, axis)})
+        rest = data_axes[:axis] + data_axes[axis + 1 :]
+        if has(rest, Kind.TOKEN) or has(rest, Kind.BATCH) or has(data_axes, Kind.BATCH):
+            raise PackingRefused(node, "Gather takes tokens by indices that differ from token to token")
+        return region.emit(node, [region.exact(data, node), region.packed(indices)])
+
+
+class GatherElements:
+    """Takes along one axis; the indices' axes are the output's."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        return [analysis.axes_of(node.inputs[1])]
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        data, indices = node.inputs[:2]
+        if data is None or indices is None:
+            raise PackingRefused(node, "an operand is missing")
+        data_axes = require_axes(node, region.analysis.axes_of(data), "the data")
+        index_axes = require_axes(node, region.analysis.axes_of(indices), "the indices")
+        axis = int_attribute(node, "axis", 0) % len(data_axes)
+        refuse_mixing(node, data_axes, axis)
+        if [bool(a) for a in data_axes] != [bool(a) for a in index_axes] or broadcast([data_axes, index_axes]) is None:
+            raise PackingRefused(node, "GatherElements takes elements of other tokens")
+        packed = [region.packed(data), region.packed(indices)]
+        return region.emit(node, packed, {"axis": packed_axis_number(data_axes, axis)})
+
+
+class Range:
+    """Slots or rows enumerated: `Range(0, sequence)`."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        start, step = (analysis.static_ints(node.inputs[index]) for index in (0, 2))
+        limit = analysis.content_of(node.inputs[1])
+        if start != [0] or step != [1] or limit is None or limit.elements[0] is None:
+            return [(feature(Size(1, (f"{node.outputs[0].name}:0",))),)]
+        size = limit.elements[0]
+        atom = analysis.size_atom(size)
+        return [((atom,),) if atom is not None else (feature(size),)]
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        raise PackingRefused(node, "Range enumerates slots")
+
+
+class Expand:
+    """Repeats along axes of size one; a repeated feature axis is remembered as such (grouped-query heads)."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        axes, target = analysis.axes_of(node.inputs[0]), analysis.content_of(node.inputs[1])
+        if axes is None or target is None:
+            return [None]
+        rank = max(len(axes), len(target.elements))
+        own = ((),) * (rank - len(axes)) + axes
+        wanted = (ONE,) * (rank - len(target.elements)) + target.elements
+        return [_known(tuple(self._axis(a, size, analysis) for a, size in zip(own, wanted, strict=True)))]
+
+    @staticmethod
+    def _axis(axis: Axis, size: Size | None, analysis: AxisAnalysis) -> Axis | None:
+        if axis or size == ONE:
+            return axis if axis or size == ONE else None
+        if size is None:
+            return None
+        atom = analysis.size_atom(size)
+        return (atom,) if atom is not None else feature(size, repeat=True)
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        source = node.inputs[0]
+        output = require_axes(node, region.analysis.axes_of(node.outputs[0]), "the output")
+        if source is None:
+            raise PackingRefused(node, "the operand is missing")
+        operand = region.aligned(source, output)
+        sizes = []
+        for axis in packed_axes(output):
+            static = 1 if has((axis,), Kind.TOKEN) else axis_size(axis).static  # 1: two-way broadcasting keeps tokens
+            if static is None:
+                raise PackingRefused(node, "Expand to a size known only at run time")
+            sizes.append(static)
+        return region.emit(node, [operand, region.constant(sizes)])
+
+
+def _known(axes: tuple[Axis | None, ...]) -> Axes | None:
+    known = tuple(axis for axis in axes if axis is not None)
+    return known if len(known) == len(axes) else None

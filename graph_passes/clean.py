@@ -1,0 +1,92 @@
+"""Make a graph easy to read: no foreign local functions, no Constant nodes, no shape questions to the network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+from onnxscript import optimizer
+
+from raggedrt.graph_passes.axes.analysis import AxisAnalysis
+from raggedrt.graph_passes.axes.atoms import BATCH_SYMBOL, TOKEN_SYMBOL, Size
+from raggedrt.graph_passes.packing.tape import Tape
+
+logger = logging.getLogger(__name__)
+
+FOLD_ELEMENTS = 1 << 16
+"""Largest tensor that constant folding may read or make; weights are left alone."""
+
+
+def clean(model: ir.Model) -> None:
+    """Inline local functions, lift and fold constants, merge equal nodes, drop identities and dead nodes.
+
+    Shape inference follows, so that later passes know element types; symbolic dimensions are kept.
+    """
+    steps: Sequence[ir.passes.InPlacePass] = (
+        common_passes.InlinePass(),
+        common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common_passes.RemoveInitializersFromInputsPass(),
+    )
+    for step in steps:
+        step(model)
+    optimizer.fold_constants(model, input_size_limit=FOLD_ELEMENTS, output_size_limit=FOLD_ELEMENTS)
+    for step in (
+        common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common_passes.IdentityEliminationPass(),
+        common_passes.CommonSubexpressionEliminationPass(),
+        common_passes.RemoveUnusedNodesPass(),
+        common_passes.ShapeInferencePass(),
+    ):
+        step(model)
+
+
+def ask_inputs_for_shapes(graph: ir.Graph, analysis: AxisAnalysis, anchor: ir.Value) -> int:
+    """Replace `Shape` of network values by shapes of the graph input `anchor` [batch, sequence].
+
+    Exporters size masks and reshapes by the shape of activations (`Shape(inputs_embeds)`); after this nothing but real
+    data flows from the network into shape arithmetic.
+
+    Returns:
+        How many Shape nodes were replaced.
+    """
+    tape = Tape(graph)
+    dims: dict[str, ir.Value] = {}
+    replaced = 0
+    for node in list(graph):
+        if node.op_type != "Shape" or node.domain or node.inputs[0] is anchor:
+            continue
+        content = analysis.content_of(node.outputs[0])
+        if content is None or not content.elements or not all(_known(element) for element in content.elements):
+            continue
+        parts = [_element(element, tape, dims, anchor) for element in content.elements if element is not None]
+        shape = [len(parts)]
+        new = parts[0] if len(parts) == 1 else tape.op("Concat", parts, {"axis": 0}, stem="shape", shape=shape)
+        ir.convenience.replace_all_uses_with(node.outputs[0], new, replace_graph_outputs=True)
+        replaced += 1
+    if replaced:
+        first = next(iter(graph))
+        for value in tape.constants.values():
+            graph.register_initializer(value)
+        graph.insert_before(first, tape.nodes)
+    return replaced
+
+
+def _known(size: Size | None) -> bool:
+    return size is not None and set(size.symbols) <= {BATCH_SYMBOL, TOKEN_SYMBOL}
+
+
+def _element(size: Size, tape: Tape, dims: dict[str, ir.Value], anchor: ir.Value) -> ir.Value:
+    """Int64 [1]: the size, computed from the anchor's shape."""
+    factors = [tape.vector([size.coefficient])] if size.coefficient != 1 or not size.symbols else []
+    for symbol in size.symbols:
+        if symbol not in dims:
+            number = 0 if symbol == BATCH_SYMBOL else 1
+            bounds = {"start": number, "end": number + 1}
+            dims[symbol] = tape.op("Shape", [anchor], bounds, stem=symbol, dtype=ir.DataType.INT64, shape=[1])
+        factors.append(dims[symbol])
+    result = factors[0]
+    for factor in factors[1:]:
+        result = tape.op("Mul", [result, factor], stem="shape_product", shape=[1])
+    return result

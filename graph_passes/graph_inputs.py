@@ -1,0 +1,65 @@
+"""Which graph inputs are the padding mask and which hold one row per token."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from raggedrt.errors import InputError
+from raggedrt.graph_passes.masks.inputs import GraphInputs
+
+MASK_NAMES = ("attention_mask", "input_mask")
+"""Names of a padding mask (1 = token) when the caller names none."""
+TOKEN_NAMES = ("input_ids", "token_type_ids", "segment_ids", "position_ids", "inputs_embeds")
+"""Inputs that hold one row per token even where their dimension names differ from the mask's."""
+
+
+def describe_inputs(graph: ir.Graph, mask_input: str | None = None) -> GraphInputs:
+    """Read the roles of a graph's inputs off their names and dimensions.
+
+    Raises:
+        InputError: `mask_input` is not an input [batch, sequence] of the graph.
+    """
+    by_name = {value.name or "": value for value in graph.inputs}
+    if mask_input is not None and (mask_input not in by_name or _rank(by_name[mask_input]) != 2):
+        raise InputError(
+            f"The mask input '{mask_input}' is not an input [batch, sequence] of the graph; "
+            f"its inputs are {', '.join(by_name)}."
+        )
+    candidates = [mask_input] if mask_input else [name for name in MASK_NAMES if name in by_name]
+    mask = next((name for name in candidates if name and _rank(by_name[name]) == 2), None)
+    anchors = [by_name[name] for name in (mask, *TOKEN_NAMES) if name in by_name and _rank(by_name[name]) >= 2]
+    if not anchors:
+        return GraphInputs(attention_mask=None, batch_symbols=frozenset(), sequence_symbols=frozenset())
+    dims = [_leading(value) for value in anchors]
+    per_token = [
+        name
+        for name, value in by_name.items()
+        if name != mask and _rank(value) >= 2 and (_leading(value) == dims[0] or _named_per_token(value, dims[0]))
+    ]
+    symbols = [{d for d in column if isinstance(d, str)} for column in zip(*dims, strict=True)]
+    static = [column[0] if isinstance(column[0], int) else None for column in zip(*dims, strict=True)]
+    return GraphInputs(
+        attention_mask=mask,
+        per_token=tuple(per_token),
+        batch=static[0],
+        sequence=static[1],
+        batch_symbols=frozenset(symbols[0] - symbols[1]),
+        sequence_symbols=frozenset(symbols[1] - symbols[0]),
+    )
+
+
+def _rank(value: ir.Value) -> int:
+    return 0 if value.shape is None else len(value.shape)
+
+
+def _leading(value: ir.Value) -> tuple[int | str | None, ...]:
+    if value.shape is None:
+        return (None, None)
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in list(value.shape)[:2])
+
+
+def _named_per_token(value: ir.Value, dims: tuple[int | str | None, ...]) -> bool:
+    """Well-known names count unless a static dimension contradicts (position_ids may be [1, sequence])."""
+    own = _leading(value)
+    same = all(mine == theirs or (isinstance(mine, str) and isinstance(theirs, str)) for mine, theirs in zip(own, dims, strict=True))
+    return value.name in TOKEN_NAMES and same

@@ -1,0 +1,151 @@
+"""Attention sites to `RaggedAttention`: which can be served, and the nodes that serve them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from raggedrt.graph_passes.axes.atoms import Kind, axis_of
+from raggedrt.graph_passes.axes.rule import PackingRefused, packed_axis_number
+from raggedrt.graph_passes.masks.explain import MaskExplanation, explain_mask
+from raggedrt.graph_passes.masks.inputs import GraphInputs
+from raggedrt.graph_passes.masks.spec import MaskSpec
+from raggedrt.graph_passes.packing.region import PackedRegion
+from raggedrt.graph_passes.packing.tape import TOKENS
+from raggedrt.graph_passes.sites.site import BNSH, AttentionSite, MaskTerm, Operand
+from raggedrt.plugins.contract.abi import Feature
+from raggedrt.plugins.contract.capability import Capability
+from raggedrt.plugins.contract.op_definition import ElementType
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteMask:
+    """What the terms of a site's mask say together."""
+
+    spec: MaskSpec | None
+    reason: str | None
+    proved: bool
+
+
+class MaskBook:
+    """Explains each distinct mask term once."""
+
+    def __init__(self, inputs: GraphInputs) -> None:
+        self.inputs = inputs
+        self._known: dict[MaskTerm, MaskExplanation] = {}
+
+    def of(self, site: AttentionSite) -> SiteMask:
+        """The mask of a site: all terms apply, and so does the op's own causality."""
+        explained = [self._explain(term) for term in site.masks]
+        refused = next((found for found in explained if found.spec is None), None)
+        if refused is not None:
+            return SiteMask(None, f"its mask is not understood: {refused.reason}", proved=False)
+        specs = [found.spec for found in explained if found.spec is not None]
+        spec = MaskSpec(
+            padding=any(s.padding for s in specs),
+            causal=site.causal or any(s.causal for s in specs),
+            padded_queries_masked=any(s.padded_queries_masked for s in specs),
+        )
+        return SiteMask(spec, None, all(found.proved for found in explained))
+
+    def _explain(self, term: MaskTerm) -> MaskExplanation:
+        if term not in self._known:
+            self._known[term] = explain_mask(term.value, term.polarity, self.inputs, term.axes)
+        return self._known[term]
+
+
+def why_not_lowered(site: AttentionSite, mask: SiteMask, capability: Capability, *, ragged: bool) -> str | None:
+    """The reason why a site stays as it is, or None."""
+    if site.unsupported:
+        return "; ".join(site.unsupported)
+    if mask.spec is None:
+        return mask.reason
+    if not mask.spec.padding and not ragged:
+        return "its mask does not hide padded keys, so valid tokens read padded slots, which packing removes"
+    return _why_not_served(site, mask.spec, capability)
+
+
+def _why_not_served(site: AttentionSite, spec: MaskSpec, capability: Capability) -> str | None:
+    """What the target's library cannot do."""
+    missing = capability.missing(features_of(site, spec))
+    if missing:
+        return f"the target's op library lacks {missing.name}"
+    sizes = (site.head_size, site.value_head_size)
+    if any(size % capability.head_size_multiple or size > capability.max_head_size for size in sizes):
+        return (
+            f"head sizes {sizes} are not multiples of {capability.head_size_multiple} "
+            f"up to {capability.max_head_size}"
+        )
+    if site.num_heads % site.kv_num_heads:
+        return f"{site.num_heads} query heads do not share {site.kv_num_heads} key heads evenly"
+    dtype = site.query.value.dtype
+    if dtype is None or dtype.value not in [element.value for element in capability.element_types]:
+        allowed = ", ".join(ElementType(element).name.lower() for element in capability.element_types)
+        return f"its element type is {dtype}, the target serves {allowed}"
+    return None
+
+
+def features_of(site: AttentionSite, spec: MaskSpec) -> Feature:
+    """Feature bits that lowering the site needs."""
+    features = Feature(0)
+    features |= Feature.CAUSAL if spec.causal else Feature(0)
+    features |= Feature.GROUPED_QUERY if site.kv_num_heads != site.num_heads else Feature(0)
+    features |= Feature.VALUE_HEAD_SIZE if site.value_head_size != site.head_size else Feature(0)
+    return features
+
+
+def lower_site(site: AttentionSite, spec: MaskSpec, region: PackedRegion) -> ir.Value:
+    """Build `RaggedAttention` on packed operands; returns the packed form of the site's output."""
+    plan, tape = region.plan, region.tape
+    inputs: dict[str, ir.Value | None] = {
+        "query": _rows(site, site.query, site.num_heads, site.head_size, region),
+        "key": _rows(site, site.key, site.kv_num_heads, site.head_size, region),
+        "value": _rows(site, site.value, site.kv_num_heads, site.value_head_size, region),
+        "cu_seqlens_q": plan.cu_seqlens,
+        "cu_seqlens_k": plan.cu_seqlens,
+        "max_seqlen_q": plan.max_seqlen,
+        "max_seqlen_k": plan.max_seqlen,
+    }
+    if plan.keep_slots:
+        # A kept slot is a query without being a key; without one, packed order says all that causality needs.
+        inputs |= {"positions_q": plan.position, "positions_k": plan.key_position}
+    attributes: dict[str, int | float] = {
+        "num_heads": site.num_heads,
+        "kv_num_heads": site.kv_num_heads if site.kv_num_heads != site.num_heads else 0,
+        "scale": site.scale,
+        "causal": int(spec.causal),
+    }
+    stem = f"{site.output.name}_attention"
+    output = tape.custom("RaggedAttention", inputs, attributes, stem=stem).outputs[0]
+    output.dtype = site.query.value.dtype
+    output.shape = ir.Shape([TOKENS, site.num_heads * site.value_head_size])
+    if site.output_layout != BNSH:
+        return output
+    split = [TOKENS, site.num_heads, site.value_head_size]
+    target = tape.vector([-1, site.num_heads, site.value_head_size])
+    heads = tape.op("Reshape", [output, target], stem=f"{stem}_heads", shape=split)
+    shape = [site.num_heads, TOKENS, site.value_head_size]
+    return tape.op("Transpose", [heads], {"perm": [1, 0, 2]}, stem=f"{stem}_heads", shape=shape)
+
+
+def _rows(site: AttentionSite, operand: Operand, heads: int, head_size: int, region: PackedRegion) -> ir.Value:
+    """The packed operand as [T, heads * head_size]."""
+    axes = region.analysis.axes_of(operand.value)
+    slot = None if axes is None else axis_of(axes, Kind.TOKEN)
+    if axes is None or slot is None or axis_of(axes, Kind.BATCH) is None:
+        raise PackingRefused(site.anchor, f"'{operand.value.name}' does not hold one row per token")
+    form = region.packed(operand.value)
+    rank = len(axes) - 1
+    front = [packed_axis_number(axes, number) for number in (slot, *operand.layout.heads)]
+    last = packed_axis_number(axes, operand.layout.feature)
+    rest = [number for number in range(rank) if number not in (*front, last)]  # axes of size one
+    order = [*front, *rest, last]
+    tape, stem = region.tape, f"{operand.value.name}_rows"
+    if order != list(range(rank)):
+        form = tape.op("Transpose", [form], {"perm": order}, stem=stem)
+    if rank == 2:
+        form.shape = ir.Shape([TOKENS, heads * head_size])
+        return form
+    target = tape.vector([-1, heads * head_size])
+    return tape.op("Reshape", [form, target], stem=stem, shape=[TOKENS, heads * head_size])

@@ -1,0 +1,1 @@
+"""Remove padding: move everything that never mixes tokens (attention excepted) to packed `[T, ...]` tensors."""

@@ -1,0 +1,149 @@
+"""New nodes on trial: built beside the original graph, then either joined to it or dropped without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from raggedrt.graph_passes.axes.analysis import AxisAnalysis
+from raggedrt.graph_passes.axes.atoms import Axes, Kind, axis_size
+from raggedrt.graph_passes.axes.rule import packed_axes
+from raggedrt.plugins.node import make_node
+
+TOKENS = "tokens"
+"""Name of the packed token dimension in shapes."""
+PREFIX = "ragged_"
+
+
+class Tape:
+    """Collects nodes and constants; the graph is not touched before `join`."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.nodes: list[ir.Node] = []
+        self.constants: dict[tuple[int, ...] | int, ir.Value] = {}
+        self._names = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+        self._names |= {value.name for value in graph.inputs}
+
+    def fresh_name(self, stem: str) -> str:
+        """A value name that the graph does not have yet."""
+        name, number = f"{PREFIX}{stem}", 0
+        while name in self._names:
+            number += 1
+            name = f"{PREFIX}{stem}_{number}"
+        self._names.add(name)
+        return name
+
+    def vector(self, values: Sequence[int]) -> ir.Value:
+        """An int64 vector."""
+        return self._constant(tuple(values), np.array(values, dtype=np.int64))
+
+    def scalar(self, value: int) -> ir.Value:
+        """An int64 scalar."""
+        return self._constant(value, np.array(value, dtype=np.int64))
+
+    def _constant(self, key: tuple[int, ...] | int, array: np.ndarray) -> ir.Value:
+        if key not in self.constants:
+            name = self.fresh_name("const")
+            value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+            value.dtype, value.shape = ir.DataType.INT64, ir.Shape(array.shape)
+            self.constants[key] = value
+        return self.constants[key]
+
+    def op(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, ir.convenience.SupportedAttrTypes] | None = None,
+        *,
+        stem: str,
+        dtype: ir.DataType | None = None,
+        shape: Sequence[int | str] | None = None,
+    ) -> ir.Value:
+        """A standard op with one output."""
+        attrs = ir.convenience.convert_attributes(attributes or {})
+        node = ir.Node("", op_type, inputs, attributes=attrs, num_outputs=1, name=self.fresh_name(f"{stem}_node"))
+        self._enter(node, stem)
+        output = node.outputs[0]
+        output.dtype = dtype if dtype is not None else (inputs[0].dtype if inputs[0] is not None else None)
+        if shape is not None:
+            output.shape = ir.Shape(shape)
+        return output
+
+    def custom(
+        self,
+        op_name: str,
+        inputs: Mapping[str, ir.Value | None],
+        attributes: Mapping[str, int | float | Sequence[int]] | None = None,
+        *,
+        stem: str,
+        outputs: Sequence[str] | None = None,
+    ) -> ir.Node:
+        """A `raggedrt` op."""
+        node = make_node(op_name, inputs, attributes or {}, outputs=outputs, name=self.fresh_name(f"{stem}_node"))
+        self._enter(node, stem)
+        return node
+
+    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None], attributes: Mapping[str, object]) -> ir.Node:
+        """A copy of a node on other inputs, some attributes replaced. Outputs keep their element types."""
+        attrs = {**node.attributes, **{a.name: a for a in ir.convenience.convert_attributes(dict(attributes))}}  # type: ignore[arg-type]
+        new = ir.Node(
+            node.domain,
+            node.op_type,
+            inputs,
+            attributes=attrs.values(),
+            overload=node.overload,
+            num_outputs=len(node.outputs),
+            version=node.version,
+            name=self.fresh_name(node.name or node.outputs[0].name or node.op_type),
+            metadata_props=dict(node.metadata_props),
+        )
+        self._enter(new, None)
+        for old, output in zip(node.outputs, new.outputs, strict=True):
+            output.name = self.fresh_name(old.name) if old.name else ""
+            output.dtype = old.dtype
+        return new
+
+    def _enter(self, node: ir.Node, stem: str | None) -> None:
+        self.nodes.append(node)
+        if stem is not None:
+            for number, output in enumerate(node.outputs):
+                output.name = self.fresh_name(stem if number == 0 else f"{stem}_{output.name or number}")
+
+    def join(self) -> None:
+        """Add everything to the graph (at its end; the caller sorts)."""
+        for value in self.constants.values():
+            self.graph.register_initializer(value)
+        self.graph.extend(self.nodes)
+
+    def drop(self) -> None:
+        """Forget everything: the graph is as if nothing had been built."""
+        for node in self.nodes:
+            for number in range(len(node.inputs)):
+                node.replace_input_with(number, None)
+        self.nodes.clear()
+
+
+def packed_shape(axes: Axes) -> list[int | str]:
+    """Dimensions of the packed form; unknown ones get a symbol."""
+    dims: list[int | str] = []
+    for axis in packed_axes(axes):
+        size = axis_size(axis)
+        if any(atom.kind is Kind.TOKEN for atom in axis):
+            dims.append(TOKENS)
+        else:
+            dims.append(size.static if size.static is not None else "*".join(size.symbols).replace(":", "_"))
+    return dims
+
+
+def padded_shape(axes: Axes, analysis: AxisAnalysis) -> list[int | str]:
+    """Dimensions of the padded form."""
+    names = {analysis.batch: "batch", analysis.token: "sequence"}
+    dims: list[int | str] = []
+    for axis in axes:
+        static = axis_size(axis).static
+        parts = [names.get(atom, str(atom.size.coefficient)) for atom in axis]
+        dims.append(static if static is not None else "*".join(parts))
+    return dims

@@ -1,0 +1,189 @@
+"""The graph passes in order: ONNX in, ONNX with fused ragged attention out, and a report of what was done and why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from raggedrt.errors import FeatureError, InputError
+from raggedrt.graph_passes.axes.rule import PackingRefused
+from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean
+from raggedrt.graph_passes.entries import attention_entries, io_roles, position_limit
+from raggedrt.graph_passes.graph_inputs import describe_inputs
+from raggedrt.graph_passes.lowering import MaskBook, SiteMask, why_not_lowered
+from raggedrt.graph_passes.packing.pack import PackingJob, pack
+from raggedrt.graph_passes.report import Refusal, RewriteReport
+from raggedrt.graph_passes.sites.find import Understanding, understand
+from raggedrt.graph_passes.views import collapse_views
+from raggedrt.plugins.bodies import attach_function_bodies
+from raggedrt.plugins.contract.capability import CAPABILITIES
+from raggedrt.plugins.contract.op_definition import DOMAIN, OPSET_VERSION
+
+logger = logging.getLogger(__name__)
+
+FEATURES = ("pack", "sparse", "fuse")
+SMALLEST_OPSET, LARGEST_OPSET = 17, 26
+"""Default-domain opsets that function bodies are generated for."""
+OPS_METADATA = "raggedrt.ops"
+
+
+@dataclasses.dataclass(frozen=True)
+class RewriteConfig:
+    """What to do.
+
+    Attributes:
+        features: "auto" (whatever applies) or names of FEATURES, each of which is then a requirement.
+        target: a key of `CAPABILITIES`.
+        io: "padded" keeps inputs and outputs; "ragged" takes packed tokens.
+        allow_partial: a required feature that does not apply is reported, not raised.
+        opt_length: length in tokens that densities are reported at; None derives one.
+        mask_input: name of the padding mask; None: attention_mask or input_mask.
+    """
+
+    features: str | tuple[str, ...] = "auto"
+    target: str = "ort-cpu"
+    io: str = "padded"
+    allow_partial: bool = False
+    opt_length: int | None = None
+    mask_input: str | None = None
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Features that must apply."""
+        return () if isinstance(self.features, str) else self.features
+
+    def wants(self, feature: str) -> bool:
+        """Whether a feature is to be tried."""
+        return isinstance(self.features, str) or feature in self.features
+
+
+def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
+    """Run the passes in place.
+
+    Raises:
+        InputError: The model or the configuration cannot be used.
+        FeatureError: A required feature matched nothing or stopped (unless `allow_partial`).
+    """
+    _check(model, config)
+    graph = model.graph
+    report = RewriteReport(nodes_before=len(list(graph)))
+
+    clean(model)
+    report.record("clean").matched = report.nodes_before - len(list(graph))
+    understanding = _understand(graph, config, report)
+    masks = _explain_masks(understanding, config, report)
+    packed = config.wants("pack") and _pack(graph, understanding, masks, config, report)
+    report.attention = attention_entries(understanding, masks, report, packed=packed, config_length=config.opt_length)
+    if packed:
+        report.record("collapse_views").matched = collapse_views(model)
+    report.position_limit = position_limit(understanding)
+    report.inputs, report.outputs = io_roles(graph, understanding.analysis, ragged=packed and config.io == "ragged")
+    finish(model)
+    report.nodes_after = len(list(graph))
+    _require(config, report, packed)
+    return report
+
+
+def _check(model: ir.Model, config: RewriteConfig) -> None:
+    if config.target not in CAPABILITIES:
+        raise InputError(f"Unknown target '{config.target}'; the passes know {', '.join(CAPABILITIES)}.")
+    if config.io not in ("padded", "ragged"):
+        raise InputError(f"Unknown io '{config.io}'; expected padded or ragged.")
+    for feature in config.required if config.features != "auto" else ():
+        if feature not in FEATURES:
+            raise InputError(f"Unknown feature '{feature}'; the features are {', '.join(FEATURES)}.")
+    if any(node.domain == DOMAIN for node in model.graph):
+        raise InputError("The model holds raggedrt ops already; rewrite the original instead.")
+    opset = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 0))
+    if not SMALLEST_OPSET <= opset <= LARGEST_OPSET:
+        raise InputError(
+            f"The model's opset is {opset}; opsets {SMALLEST_OPSET} to {LARGEST_OPSET} are supported. "
+            "Export again, or convert it with onnx.version_converter."
+        )
+
+
+def _understand(graph: ir.Graph, config: RewriteConfig, report: RewriteReport) -> Understanding:
+    inputs = describe_inputs(graph, config.mask_input)
+    understanding = understand(graph, inputs)
+    anchor = next((value for value in graph.inputs if value.name == inputs.attention_mask), None)
+    if anchor is not None:
+        report.record("ask_inputs_for_shapes").matched = ask_inputs_for_shapes(graph, understanding.analysis, anchor)
+        common_passes.RemoveUnusedNodesPass()(ir.Model(graph, ir_version=10))
+        understanding = understand(graph, inputs)
+    record = report.record("find_attention")
+    record.matched = len(understanding.sites)
+    record.refused = [Refusal(site.name, f"closest form {site.form}: {site.reason}") for site in understanding.unknown_sites]
+    return understanding
+
+
+def _explain_masks(understanding: Understanding, config: RewriteConfig, report: RewriteReport) -> dict[ir.Value, SiteMask]:
+    book = MaskBook(understanding.analysis.inputs)
+    masks = {site.output: book.of(site) for site in understanding.sites}
+    report.record("explain_masks").matched = sum(mask.spec is not None for mask in masks.values())
+    return masks
+
+
+def _pack(
+    graph: ir.Graph,
+    understanding: Understanding,
+    masks: dict[ir.Value, SiteMask],
+    config: RewriteConfig,
+    report: RewriteReport,
+) -> bool:
+    capability, ragged = CAPABILITIES[config.target], config.io == "ragged"
+    refused = {}
+    specs = {}
+    for site in understanding.sites:
+        mask = masks[site.output]
+        reason = why_not_lowered(site, mask, capability, ragged=ragged)
+        if reason is not None:
+            refused[site.output] = (site, reason)
+        elif mask.spec is not None:
+            specs[site.output] = mask.spec
+    record = report.record("pack")
+    try:
+        if understanding.unknown_sites and not specs:
+            first = understanding.unknown_sites[0]
+            raise PackingRefused(first.name, f"attention in an unknown form (closest: {first.form}): {first.reason}")
+        if not understanding.sites:
+            raise PackingRefused("graph", "no attention was found")
+        if refused and not specs:
+            site, reason = next(iter(refused.values()))
+            raise PackingRefused(site.name, reason)
+        record.matched = pack(PackingJob(graph, understanding, specs, refused, ragged))
+    except PackingRefused as refusal:
+        record.refused.append(Refusal(refusal.node, refusal.reason))
+        logger.info("packing stopped at %s", refusal)
+        return False
+    return True
+
+
+def finish(model: ir.Model) -> None:
+    """Drop what is dead, write the facts that others rely on, attach function bodies (always last)."""
+    for step in (common_passes.RemoveUnusedNodesPass(), common_passes.RemoveUnusedOpsetsPass()):
+        step(model)
+    counts: dict[str, int] = {}
+    for node in model.graph:
+        if node.domain == DOMAIN:
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    if counts:
+        model.graph.opset_imports[DOMAIN] = OPSET_VERSION
+        model.metadata_props[OPS_METADATA] = json.dumps(counts, sort_keys=True)
+        attach_function_bodies(model)
+
+
+def _require(config: RewriteConfig, report: RewriteReport, packed: bool) -> None:
+    """Features that were asked for by name, and ragged I/O, are requirements."""
+    if config.allow_partial:
+        return
+    if config.io == "ragged" and not packed or ("pack" in config.required and not packed):
+        raise FeatureError(_explain_stop("Padding could not be removed", report))
+
+
+def _explain_stop(what: str, report: RewriteReport) -> str:
+    reasons = "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in report.refusals) or "no reason was recorded"
+    return f"{what}. {reasons}. Use --allow-partial to get the model without it, or `raggedrt inspect` for more."

@@ -1,0 +1,1 @@
+"""Attention sites: every spelling of attention becomes one `AttentionSite`."""

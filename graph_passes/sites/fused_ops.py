@@ -1,0 +1,236 @@
+"""Attention that is one node: ONNX `Attention` and `com.microsoft` MultiHeadAttention and Attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from raggedrt.graph_passes.axes.analysis import AxisAnalysis, infer_node
+from raggedrt.graph_passes.axes.contents import int_attribute
+from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
+from raggedrt.graph_passes.sites.repeats import unrepeated
+from raggedrt.graph_passes.sites.site import (
+    BNSH,
+    BSNH_FLAT,
+    AttentionSite,
+    MaskTerm,
+    NotThisForm,
+    Operand,
+    static_size,
+)
+
+_MASK_RANKS = {1: MaskAxes.KEY_LENGTHS, 2: MaskAxes.BATCH_KEYS, 3: MaskAxes.BATCH_QUERIES_KEYS, 4: MaskAxes.BROADCAST}
+
+
+def _input(node: ir.Node, number: int) -> ir.Value | None:
+    return node.inputs[number] if number < len(node.inputs) else None
+
+
+def _float(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()
+
+
+def _refused_inputs(node: ir.Node, names: dict[int, str]) -> list[str]:
+    return [f"{node.op_type} has the input {name}, which no kernel serves yet" for i, name in names.items() if _input(node, i)]
+
+
+def _further_outputs(node: ir.Node) -> list[str]:
+    used = [o for o in node.outputs[1:] if o.uses() or o.is_graph_output()]
+    return [f"{node.op_type} also yields '{output.name}', which is used" for output in used]
+
+
+def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
+    """ONNX `Attention` (opset 23 and later), 4-D or 3-D, with bool or float mask."""
+    form = "onnx.Attention"
+    operands = [value for value in node.inputs[:3] if value is not None]
+    axes = [analysis.axes_of(value) for value in operands]
+    query_axes, value_axes = axes[0], axes[2]
+    if query_axes is None or axes[1] is None or value_axes is None:
+        raise NotThisForm(form, "what the axes of query, key or value mean is not known")
+    if len(query_axes) == 4:
+        heads = static_size(query_axes, 1, form, "number of heads")
+        key, kv_heads = unrepeated(Operand(operands[1], BNSH), analysis)
+        value, value_heads = unrepeated(Operand(operands[2], BNSH), analysis)
+        if kv_heads != value_heads:
+            key, value = Operand(operands[1], BNSH), Operand(operands[2], BNSH)
+            kv_heads = static_size(axes[1], 1, form, "number of key heads")
+        head_size = static_size(query_axes, 3, form, "head size")
+        value_size = static_size(value_axes, 3, form, "value head size")
+        layout = BNSH
+    else:
+        heads, kv_heads = int_attribute(node, "q_num_heads", 0), int_attribute(node, "kv_num_heads", 0)
+        if not heads or not kv_heads:
+            raise NotThisForm(form, "3-D operands need q_num_heads and kv_num_heads")
+        key, value = Operand(operands[1], BSNH_FLAT), Operand(operands[2], BSNH_FLAT)
+        head_size = static_size(query_axes, 2, form, "hidden size") // heads
+        value_size = static_size(value_axes, 2, form, "value hidden size") // kv_heads
+        layout = BSNH_FLAT
+    mask = _input(node, 3)
+    boolean = mask is not None and mask.dtype is ir.DataType.BOOL
+    unsupported = _refused_inputs(node, {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"}) + _further_outputs(node)
+    if _float(node, "softcap", 0.0):
+        unsupported.append("the scores are capped (softcap), which no kernel serves yet")
+    unsupported += [f"{form} has {name}" for name in ("left_window_size", "right_window_size") if name in node.attributes]
+    return AttentionSite(
+        anchor=node,
+        form=form,
+        query=Operand(operands[0], layout),
+        key=key,
+        value=value,
+        output=node.outputs[0],
+        output_layout=layout,
+        num_heads=heads,
+        kv_num_heads=kv_heads,
+        head_size=head_size,
+        value_head_size=value_size,
+        scale=_float(node, "scale", 0.0) or 1.0 / math.sqrt(head_size),
+        masks=[] if mask is None else [MaskTerm(mask, Polarity.BOOL_KEEP if boolean else Polarity.ADDITIVE)],
+        causal=bool(int_attribute(node, "is_causal", 0)),
+        unsupported=unsupported,
+    )
+
+
+def multi_head_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
+    """`com.microsoft.MultiHeadAttention` with separate 3-D query, key and value; the bias is added before."""
+    form = "com.microsoft.MultiHeadAttention"
+    operands = [_input(node, number) for number in range(3)]
+    axes = [analysis.axes_of(value) for value in operands]
+    if any(value is None or own is None or len(own) != 3 for value, own in zip(operands, axes, strict=True)):
+        raise NotThisForm(form, "query, key and value are not three tensors [batch, slots, hidden]")
+    heads = int_attribute(node, "num_heads", 0)
+    widths = [static_size(own, 2, form, "hidden size") for own in axes if own is not None]
+    values = [value for value in operands if value is not None]
+    bias = _input(node, 3)
+    if bias is not None:
+        values = _with_bias(node, values, bias, widths, analysis)
+    masks = _contrib_masks(node, _input(node, 4), _input(node, 5), analysis)
+    names = {6: "past_key", 7: "past_value", 8: "past_sequence_length", 9: "cache_indirection"}
+    return _contrib_site(node, form, values, widths, heads, masks, _refused_inputs(node, names))
+
+
+def attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
+    """`com.microsoft.Attention`: its projection becomes MatMul, Add and Split, which are dead unless the site is lowered."""
+    form = "com.microsoft.Attention"
+    source, weight, bias = (_input(node, number) for number in range(3))
+    weight_axes = analysis.axes_of(weight)
+    if source is None or weight is None or weight_axes is None or len(weight_axes) != 2:
+        raise NotThisForm(form, "the input or its weights are not what the op's schema says")
+    heads = int_attribute(node, "num_heads", 0)
+    sizes = node.attributes.get("qkv_hidden_sizes")
+    total = static_size(weight_axes, 1, form, "hidden size")
+    widths = list(sizes.as_ints()) if sizes is not None else [total // 3] * 3
+    projected = _insert(node, "MatMul", [source, weight], analysis)
+    if bias is not None:
+        projected = _insert(node, "Add", [projected, bias], analysis)
+    values = _split(node, projected, widths, analysis)
+    masks = _contrib_masks(node, _input(node, 3), _input(node, 5), analysis)
+    unsupported = _refused_inputs(node, {4: "past", 6: "past_sequence_length"})
+    if int_attribute(node, "do_rotary", 0):
+        unsupported.append(f"{form} applies rotary embeddings itself (do_rotary)")
+    return _contrib_site(node, form, values, widths, heads, masks, unsupported)
+
+
+def _contrib_site(
+    node: ir.Node,
+    form: str,
+    values: list[ir.Value],
+    widths: list[int],
+    heads: int,
+    masks: list[MaskTerm],
+    unsupported: list[str],
+) -> AttentionSite:
+    if not heads or widths[0] != widths[1] or any(width % heads for width in widths):
+        raise NotThisForm(form, f"hidden sizes {widths} do not divide into {heads} heads")
+    head_size = widths[0] // heads
+    query, key, value = (Operand(item, BSNH_FLAT) for item in values)
+    return AttentionSite(
+        anchor=node,
+        form=form,
+        query=query,
+        key=key,
+        value=value,
+        output=node.outputs[0],
+        output_layout=BSNH_FLAT,
+        num_heads=heads,
+        kv_num_heads=heads,
+        head_size=head_size,
+        value_head_size=widths[2] // heads,
+        scale=_float(node, "scale", 0.0) or 1.0 / math.sqrt(head_size),
+        masks=masks,
+        causal=bool(int_attribute(node, "unidirectional", 0)),
+        unsupported=unsupported + _further_outputs(node),
+    )
+
+
+def _contrib_masks(
+    node: ir.Node, padding: ir.Value | None, bias: ir.Value | None, analysis: AxisAnalysis
+) -> list[MaskTerm]:
+    terms = []
+    if padding is not None:
+        axes = analysis.axes_of(padding)
+        kind = None if axes is None else _MASK_RANKS.get(len(axes))
+        if kind is None:
+            raise NotThisForm(f"com.microsoft.{node.op_type}", f"the mask '{padding.name}' has an unknown rank")
+        terms.append(MaskTerm(padding, Polarity.BOOL_KEEP, kind))
+    if bias is not None:
+        terms.append(MaskTerm(bias, Polarity.ADDITIVE))
+    return terms
+
+
+def _insert(node: ir.Node, op_type: str, inputs: list[ir.Value], analysis: AxisAnalysis) -> ir.Value:
+    """Add a node before `node`; it is dead until the site is lowered."""
+    new = ir.Node("", op_type, inputs, num_outputs=1, name=f"{node.name or node.outputs[0].name}_{op_type}")
+    if node.graph is None:
+        raise NotThisForm(node.op_type, "the node is outside the graph")
+    node.graph.insert_before(node, new)
+    new.outputs[0].dtype = inputs[0].dtype
+    infer_node(analysis, new)
+    return new.outputs[0]
+
+
+def _int_vector(node: ir.Node, values: list[int], suffix: str, analysis: AxisAnalysis) -> ir.Value:
+    name = f"{node.name or node.outputs[0].name}_{suffix}"
+    value = ir.Value(name=name, const_value=ir.tensor(values, dtype=ir.DataType.INT64, name=name))
+    value.dtype, value.shape = ir.DataType.INT64, ir.Shape([len(values)])
+    if isinstance(node.graph, ir.Graph):
+        node.graph.register_initializer(value)
+    analysis.axes_of(value)
+    return value
+
+
+def _split(node: ir.Node, source: ir.Value, widths: list[int], analysis: AxisAnalysis) -> list[ir.Value]:
+    """Cut the last axis into pieces by Slice (its form is the same in every opset)."""
+    axes = analysis.axes_of(source)
+    last = _int_vector(node, [len(axes) - 1 if axes else -1], "axis", analysis)
+    pieces, start = [], 0
+    for number, width in enumerate(widths):
+        bounds = [_int_vector(node, [edge], f"edge{number}_{edge}", analysis) for edge in (start, start + width)]
+        pieces.append(_insert(node, "Slice", [source, *bounds, last], analysis))
+        start += width
+    return pieces
+
+
+def _with_bias(
+    node: ir.Node, values: list[ir.Value], bias: ir.Value, widths: list[int], analysis: AxisAnalysis
+) -> list[ir.Value]:
+    parts = _split(node, bias, widths, analysis)
+    return [_insert(node, "Add", [value, part], analysis) for value, part in zip(values, parts, strict=True)]
+
+
+MATCHERS: dict[tuple[str, str], Callable[[ir.Node, AxisAnalysis], AttentionSite]] = {
+    ("", "Attention"): standard_attention,
+    ("com.microsoft", "MultiHeadAttention"): multi_head_attention,
+    ("com.microsoft", "Attention"): attention,
+}
+UNKNOWN = {
+    ("com.microsoft", "GroupQueryAttention"): "GroupQueryAttention with a key/value cache is not read yet",
+    ("com.microsoft", "PackedMultiHeadAttention"): "it is packed already",
+    ("com.microsoft", "PackedAttention"): "it is packed already",
+    ("com.microsoft", "SparseAttention"): "SparseAttention with a key/value cache is not read yet",
+    ("com.microsoft", "LongformerAttention"): "LongformerAttention is not read yet",
+    ("com.microsoft", "DecoderMaskedMultiHeadAttention"): "a decoding step with a cache is not read yet",
+}
+"""Fused attention that is reported but not read, with the reason."""

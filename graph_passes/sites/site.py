@@ -1,0 +1,112 @@
+"""One attention computation, however the exporter spelled it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from raggedrt.graph_passes.axes.atoms import Axes, axis_size
+from raggedrt.graph_passes.axes.rule import describe_node
+from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadLayout:
+    """Which axes of a query, key or value tensor hold heads and features (counted in the unpacked tensor).
+
+    `[B, N, S, H]` is `HeadLayout((1,), 3)`; `[B, S, N*H]` is `HeadLayout((), 2)`.
+    """
+
+    heads: tuple[int, ...]
+    feature: int
+
+
+BNSH = HeadLayout((1,), 3)
+BSNH_FLAT = HeadLayout((), 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """Query, key or value with its layout."""
+
+    value: ir.Value
+    layout: HeadLayout
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskTerm:
+    """One value that hides keys; several terms of a site all apply."""
+
+    value: ir.Value
+    polarity: Polarity
+    axes: MaskAxes = MaskAxes.BROADCAST
+
+
+@dataclasses.dataclass
+class AttentionSite:
+    """softmax(query key^T * scale, masked) value. Never serialised: the original nodes stay until it is lowered.
+
+    Attributes:
+        anchor: the Softmax or fused attention node.
+        form: the spelling it was found in.
+        output: what the attention yields, `[B, N, S, Hv]` or `[B, S, N*Hv]` as `output_layout` says.
+        num_heads: query heads; `kv_num_heads`: key/value heads.
+        head_size: of query and key; `value_head_size`: of the value.
+        scale: factor on query key^T.
+        masks: terms that hide keys.
+        causal: the op itself hides later keys.
+        unsupported: what no kernel serves yet, as reasons.
+    """
+
+    anchor: ir.Node
+    form: str
+    query: Operand
+    key: Operand
+    value: Operand
+    output: ir.Value
+    output_layout: HeadLayout
+    num_heads: int
+    kv_num_heads: int
+    head_size: int
+    value_head_size: int
+    scale: float
+    masks: list[MaskTerm] = dataclasses.field(default_factory=list)
+    causal: bool = False
+    unsupported: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The anchor as a user finds it in the graph."""
+        return describe_node(self.anchor)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnknownSite:
+    """Something that multiplies values by softmax weights but is no form that is known."""
+
+    anchor: ir.Node
+    form: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The anchor as a user finds it in the graph."""
+        return describe_node(self.anchor)
+
+
+class NotThisForm(Exception):  # noqa: N818 - a signal within `sites`, never an error for users
+    """The walk left the known forms; carries the closest form and what was met."""
+
+    def __init__(self, form: str, reason: str) -> None:
+        super().__init__(reason)
+        self.form = form
+        self.reason = reason
+
+
+def static_size(axes: Axes, number: int, form: str, what: str) -> int:
+    """The length of an axis that must be known when the graph is rewritten."""
+    size = axis_size(axes[number]).static
+    if size is None:
+        raise NotThisForm(form, f"the {what} is not known before run time")
+    return size
