@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raggedrt.errors import NumericsError
+from raggedrt.errors import InputError, NumericsError, RaggedRTError
 
+logger = logging.getLogger(__name__)
 Arrays = Mapping[str, NDArray[Any]]
 Runner = Callable[[Arrays], Arrays]
 
@@ -112,6 +114,33 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Returns plain dictionaries and lists."""
         return {"outputs": [asdict(e) for e in self.outputs], "cases": list(self.cases), "skipped": self.skipped}
+
+
+def runnable_cases(cases: Sequence[Case], reference: Runner, *, sure_length: int = 1) -> list[tuple[Case, Arrays]]:
+    """Returns the cases that the reference itself can run, with its results; the others are logged.
+
+    A model whose position limit is not known may fail on a long row; that is no fault of what is compared with it.
+
+    Args:
+        cases: What to feed.
+        reference: Computes what is right.
+        sure_length: Length, in tokens, up to which a failure is an error.
+
+    Raises:
+        InputError: The reference fails on a short case, or on all of them.
+    """
+    results = []
+    for case in cases:
+        try:
+            results.append((case, reference(case.feeds)))
+        except (RuntimeError, IndexError, AssertionError, RaggedRTError) as error:
+            shape = list(case.valid.shape)
+            if max(shape) <= sure_length:
+                raise InputError(f"The original model fails on a batch of shape {shape}: {error}") from error
+            logger.warning("case '%s' left out: the original model fails on shape %s: %s", case.name, shape, error)
+    if not results:
+        raise InputError("The original model runs on none of the shapes tried; are its dynamic axes really dynamic?")
+    return results
 
 
 def compare_cases(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from raggedrt.errors import InputError, RaggedRTError, TargetError
+from raggedrt.errors import RaggedRTError, TargetError
 from raggedrt.export.files import save_model
 from raggedrt.export.input_specs import input_specs
-from raggedrt.export.numerics import Arrays, Case, Comparison, Runner, Tolerance, compare_results
+from raggedrt.export.numerics import Arrays, Comparison, Runner, Tolerance, compare_results, runnable_cases
 from raggedrt.export.padding_cases import padding_cases
 
 if TYPE_CHECKING:
@@ -51,32 +51,14 @@ def verify_export(
         logger.warning("not verified: %s", reason)
         return Comparison((), (), skipped=reason)
     cases = padding_cases(input_specs(source), pad_token_id=pad_token_id, position_limit=position_limit, seed=seed)
+    traced = max(int(size) for tensor in source.example_inputs.values() for size in tensor.shape)
     exported = onnx_runner(model)
-    results = [(case, wanted, exported(case.feeds)) for case, wanted in _eager_results(source, cases)]
+    runnable = runnable_cases(cases, eager_runner(source), sure_length=traced)
+    results = [(case, wanted, exported(case.feeds)) for case, wanted in runnable]
     result = compare_results(results, tolerance=tolerance)
     for error in result.outputs:
         logger.info("%s: max abs error %.2g (%s)", error.output, error.max_abs, error.case)
     return result.require("ONNX against eager PyTorch")
-
-
-def _eager_results(source: ModelSource, cases: list[Case]) -> list[tuple[Case, Arrays]]:
-    """Runs PyTorch; leaves out cases longer than the example that the module itself cannot run."""
-    run = eager_runner(source)
-    traced = max(int(size) for tensor in source.example_inputs.values() for size in tensor.shape)
-    results = []
-    for case in cases:
-        try:
-            results.append((case, run(case.feeds)))
-        except (RuntimeError, IndexError, AssertionError) as error:
-            shape = list(case.valid.shape)
-            if max(shape) <= traced:
-                raise InputError(f"The PyTorch module fails on a batch of shape {shape}: {error}") from error
-            logger.warning(
-                "case '%s' left out: the PyTorch module fails on a batch of shape %s: %s", case.name, shape, error
-            )
-    if not results:
-        raise InputError("The PyTorch module runs on no batch but its example; are its dynamic axes really dynamic?")
-    return results
 
 
 def _cannot_verify(source: ModelSource) -> str | None:
@@ -125,7 +107,7 @@ def onnx_runner(model: str | os.PathLike[str] | ir.Model) -> Runner:
     except ImportError as error:
         raise TargetError("Verifying needs onnxruntime; run `pip install 'raggedrt[cpu]'`.") from error
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, once
     try:
         if isinstance(model, ir.Model):
             with tempfile.TemporaryDirectory(prefix="raggedrt-") as folder:
@@ -138,11 +120,19 @@ def onnx_runner(model: str | os.PathLike[str] | ir.Model) -> Runner:
     except MemoryError:
         raise
     except Exception as error:  # ONNX Runtime's own exception classes share no base of ours
-        raise RaggedRTError(f"ONNX Runtime cannot load the exported model ({str(error).splitlines()[0]}).") from error
+        raise RaggedRTError(f"ONNX Runtime cannot load the exported model ({_first_line(error)}).") from error
     inputs = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]
 
     def run(feeds: Arrays) -> Arrays:
-        return dict(zip(outputs, session.run(outputs, {name: feeds[name] for name in inputs}), strict=True))
+        try:
+            results = session.run(outputs, {name: feeds[name] for name in inputs})
+        except Exception as error:  # as above
+            raise RaggedRTError(f"ONNX Runtime fails to run the model ({_first_line(error)}).") from error
+        return dict(zip(outputs, results, strict=True))
 
     return run
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
