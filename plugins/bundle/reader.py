@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 LARGE_WEIGHTS_BYTES = 10**9
 """Weights above this are checked by size alone unless `verify=True`."""
 MAX_ENTRIES = 100_000
-CODE_SUFFIXES = frozenset({".so", ".dll", ".dylib", ".pyd", ".plan", ".engine", ".cubin", ".fatbin", ".ptx"})
+LIBRARY_SUFFIXES = frozenset({".so", ".dll", ".dylib"})
+CODE_SUFFIXES = LIBRARY_SUFFIXES | {".pyd", ".plan", ".engine", ".cubin", ".fatbin", ".ptx"}
 
 
 class Bundle:
@@ -65,9 +66,8 @@ class Bundle:
     @property
     def libraries(self) -> tuple[pathlib.Path, ...]:
         """Op libraries inside the bundle. They are code: load one only if the caller trusts the bundle."""
-        return tuple(
-            self.path / name for name in self.manifest.files if name.startswith(f"{LIBRARY_FOLDER}/") and _is_code(name)
-        )
+        names = [name for name in self.manifest.files if name.startswith(f"{LIBRARY_FOLDER}/")]
+        return tuple(self.path / name for name in names if _has_suffix(name, LIBRARY_SUFFIXES))
 
     @functools.cached_property
     def report(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _check_unlisted(root: pathlib.Path, manifest: Manifest) -> None:
             raise InputError(f"{entry.path} is a link, and a bundle has none; copy the file it points to.")
         if entry.is_dir(follow_symlinks=False) or name in manifest.files:
             continue
-        if _is_code(name) or any(name.startswith(f"{folder}/") for folder in guarded):
+        if _has_suffix(name, CODE_SUFFIXES) or any(name.startswith(f"{folder}/") for folder in guarded):
             raise InputError(
                 f"{entry.path} is not listed in the bundle's manifest; remove it or convert the model again."
             )
@@ -188,9 +188,9 @@ def _entries(folder: pathlib.Path) -> Iterator[os.DirEntry[str]]:
                 pending.append(entry.path)
 
 
-def _is_code(name: str) -> bool:
+def _has_suffix(name: str, suffixes: frozenset[str]) -> bool:
     # `libx.so.1.2` counts too.
-    return not CODE_SUFFIXES.isdisjoint(pathlib.PurePosixPath(name.lower()).suffixes)
+    return not suffixes.isdisjoint(pathlib.PurePosixPath(name.lower()).suffixes)
 
 
 def _read(path: pathlib.Path) -> bytes:

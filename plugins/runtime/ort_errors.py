@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -49,22 +50,26 @@ def import_onnxruntime() -> Any:
 @contextlib.contextmanager
 def translated(doing: str, classes: Mapping[str, type[RaggedRTError]], advice: str) -> Iterator[None]:
     """Turn what ONNX Runtime raises inside the block into one of our errors: "`doing`: what it said. `advice`"."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = [e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)]
-    failures: tuple[type[Exception], ...] = (*own, RuntimeError, ValueError)
     try:
         yield
     except RaggedRTError:
         raise
     except MemoryError as error:
         raise RaggedRTError(f"{doing}: not enough memory.") from error
-    except failures as error:
+    except _failures() as error:
         line = first_line(str(error))
         kind = classes.get(type(error).__name__, RaggedRTError)
         if "allocate memory" in line or "bad_alloc" in line:
             raise RaggedRTError(f"{doing}: {line} Use smaller batches or shorter sequences.") from error
         raise kind(f"{doing}: {line} {advice}".strip()) from error
+
+
+@functools.cache
+def _failures() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)]
+    return (*own, RuntimeError, ValueError)
 
 
 def first_line(message: str) -> str:

@@ -35,7 +35,8 @@ from raggedrt.plugins.runtime.layouts import (
 from raggedrt.plugins.runtime.model_input import ModelInput
 from raggedrt.plugins.runtime.ort import Native, Providers, create_session, find_library
 from raggedrt.plugins.runtime.ort_errors import RUN_ERRORS, translated
-from raggedrt.plugins.runtime.signature import make_signature
+from raggedrt.plugins.runtime.ort_values import BFLOAT16, run_with_values
+from raggedrt.plugins.runtime.signature import make_signature, numpy_dtype
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -95,6 +96,7 @@ class Session:
         self.outputs: tuple[TensorRole, ...] = tuple(record.tensor_role for record in manifest.outputs)
         self._signature = make_signature(manifest)
         self._output_names = [record.name for record in manifest.outputs]
+        self._beyond_numpy = any(numpy_dtype(r.dtype) == BFLOAT16 for r in (*manifest.inputs, *manifest.outputs))
         library = _choose_library(bundle, native, trust_bundle)
         self.native = library is not None
         self.ort = create_session(
@@ -182,7 +184,10 @@ class Session:
 
     def _call(self, arrays: dict[str, Array]) -> Outputs:
         with translated("the model failed", RUN_ERRORS, ""):
-            values = self.ort.run(self._output_names, arrays)
+            if self._beyond_numpy:
+                values = run_with_values(self.ort, self._output_names, arrays)
+            else:
+                values = self.ort.run(self._output_names, arrays)
         return dict(zip(self._output_names, values, strict=True))
 
 

@@ -182,7 +182,10 @@ def test_an_unlisted_tokenizer_file_is_refused(bundle: pathlib.Path) -> None:
 def test_a_listed_library_is_seen_and_a_forged_one_refused(bundle: pathlib.Path) -> None:
     (bundle / "lib").mkdir()
     (bundle / "lib" / "ops.so").write_bytes(b"\x7fELF")
+    (bundle / "lib" / "sm80.cubin").write_bytes(b"kernels")
     seal(bundle, listed(bundle, "lib/ops.so"))
+    refused(bundle, "sm80.cubin is not listed")
+    seal(bundle, listed(bundle, "lib/sm80.cubin"))
     assert open_bundle(bundle).libraries == (bundle.resolve() / "lib" / "ops.so",)
     (bundle / "lib" / "ops.so").write_bytes(b"\x7fELG")
     refused(bundle, "ops.so was changed")
@@ -239,6 +242,24 @@ def test_a_model_that_is_no_onnx_is_refused(bundle: pathlib.Path, data: bytes) -
     (bundle / "model.onnx").write_bytes(data)
     seal(bundle)
     refused(bundle, "ONNX model")
+
+
+def test_a_model_nested_too_deep_is_refused(bundle: pathlib.Path) -> None:
+    graph = b""
+    for _ in range(400):  # graph { node { attribute { g { ... } } } }, which the library would not write
+        for field in (6, 5, 1):
+            graph = bytes([field << 3 | 2]) + _varint(len(graph)) + graph
+    (bundle / "model.onnx").write_bytes(b"\x3a" + _varint(len(graph)) + graph + b"\x42\x02\x10\x14")
+    seal(bundle)
+    refused(bundle, "not an ONNX model")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
 
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [

@@ -7,11 +7,16 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from helpers.tolerances import EXACT, Tolerance, assert_close
-from helpers.toy_bundles import WIDTH, Array, reference, toy_bundle
+from helpers.toy_bundles import WIDTH, Array, reference, toy_bundle, toy_draft
 
+from raggedrt.plugins.bundle.manifest import InputRecord, TensorRecord
+from raggedrt.plugins.bundle.writer import write_bundle
+from raggedrt.plugins.contract.io_roles import Role
 from raggedrt.plugins.runtime.ort import find_library
 from raggedrt.plugins.runtime.session import Session
 
@@ -205,3 +210,30 @@ def test_session_takes_a_path_as_well_as_a_bundle(tmp_path: pathlib.Path) -> Non
     toy_bundle(tmp_path / "out")
     feeds, want = padded_feeds([2, 4])
     check_padded(Session(str(tmp_path / "out"), native=False, verify=True).run(feeds), want, 4)
+
+
+def test_bfloat16_goes_in_and_out(tmp_path: pathlib.Path) -> None:
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 20]>
+    g (bfloat16[B,S] x, int64[B,S] attention_mask) => (bfloat16[B,S] y, float[B,S] z) {
+      z = Cast <to = 1> (x)
+      y = Cast <to = 16> (z)
+    }""")
+    shape = ("batch", "sequence")
+    draft = toy_draft(
+        "padded",
+        inputs=(
+            InputRecord(name="x", role=Role.PER_TOKEN, dtype="bfloat16", shape=shape),
+            InputRecord(name="attention_mask", role=Role.ATTENTION_MASK, dtype="int64", shape=shape),
+        ),
+        outputs=(
+            TensorRecord(name="y", role=Role.PER_TOKEN, dtype="bfloat16", shape=shape),
+            TensorRecord(name="z", role=Role.PER_TOKEN, dtype="float32", shape=shape),
+        ),
+    )
+    session = write_bundle(tmp_path / "out", draft, {"model.onnx": model.SerializeToString()}).session(native=False)
+    x = np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3)
+    outputs = session.run({"x": x, "attention_mask": np.array([[1, 1, 1], [0, 0, 0]])})
+    want = np.where([[True], [False]], x, x * 0)
+    assert_close(outputs["y"], want, EXACT)
+    assert_close(outputs["z"], want.astype(np.float32), EXACT)
+    assert_close(session.run({"x": [x[0], x[1, :0]]})["y"][0], x[0], EXACT)

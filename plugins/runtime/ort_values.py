@@ -1,0 +1,47 @@
+"""Calls with element types that numpy itself lacks: ONNX Runtime's numpy interface refuses bfloat16."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from raggedrt.plugins.runtime.ort_errors import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Array = npt.NDArray[Any]
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+BFLOAT16_VALUE = "tensor(bfloat16)"
+
+
+def run_with_values(
+    session: onnxruntime.InferenceSession, output_names: Sequence[str], arrays: dict[str, Array]
+) -> list[Array]:
+    """`session.run` that also takes and gives `ml_dtypes.bfloat16` arrays; it copies those outputs."""
+    value_type = import_onnxruntime().OrtValue
+    values = {name: _to_value(value_type, array) for name, array in arrays.items()}
+    return [_to_array(value) for value in session.run_with_ort_values(list(output_names), values)]
+
+
+def _to_value(value_type: Any, array: Array) -> Any:
+    array = np.ascontiguousarray(array)
+    if array.dtype == BFLOAT16:
+        return value_type.ortvalue_from_numpy_with_onnx_type(array, onnx.TensorProto.BFLOAT16)
+    return value_type.ortvalue_from_numpy(array)
+
+
+def _to_array(value: Any) -> Array:
+    if value.data_type() != BFLOAT16_VALUE:
+        array: Array = value.numpy()
+        return array
+    result = np.empty(value.shape(), BFLOAT16)
+    if result.size:
+        ctypes.memmove(result.ctypes.data, value.data_ptr(), result.nbytes)
+    return result
