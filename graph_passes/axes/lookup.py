@@ -61,11 +61,26 @@ class GatherElements:
         data_axes = require_axes(node, region.analysis.axes_of(data), "the data")
         index_axes = require_axes(node, region.analysis.axes_of(indices), "the indices")
         axis = int_attribute(node, "axis", 0) % len(data_axes)
+        table = self._table(data, data_axes, axis, region)
+        if table is not None:
+            row = region.reshaped(node, region.exact(table, node), data_axes[1:])
+            return [region.gather(node, row, region.packed(indices))]
         refuse_mixing(node, data_axes, axis)
         if [bool(a) for a in data_axes] != [bool(a) for a in index_axes] or broadcast([data_axes, index_axes]) is None:
             raise PackingRefused(node, "GatherElements takes elements of other tokens")
         packed = [region.packed(data), region.packed(indices)]
         return region.emit(node, packed, {"axis": packed_axis_number(data_axes, axis)})
+
+
+    @staticmethod
+    def _table(data: ir.Value, axes: Axes, axis: int, region: Packed) -> ir.Value | None:
+        """One row [1, F] that Expand repeats for every sequence, looked up by token: RoBERTa's token types."""
+        if axis != 1 or len(axes) != 2 or has(axes[1:], Kind.TOKEN):
+            return None
+        node = data.producer()
+        source = data if node is None or node.op_type != "Expand" else node.inputs[0]
+        source_axes = region.analysis.axes_of(source)
+        return source if source_axes is not None and len(source_axes) == 2 and not source_axes[0] else None
 
 
 class Range:

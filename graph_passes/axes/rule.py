@@ -48,6 +48,9 @@ class Packed(typing.Protocol):
     ) -> list[ir.Value]:
         """A copy of `node` on other inputs (and with some attributes replaced); outputs get packed types and shapes."""
 
+    def gather(self, node: ir.Node, table: ir.Value, indices: ir.Value) -> ir.Value:
+        """`table[indices]` along the first axis, with the packed shape of the node's output."""
+
     def reshaped(self, node: ir.Node, source: ir.Value, axes: Axes) -> ir.Value:
         """`source` (packed) viewed with the packed form of `axes`."""
 

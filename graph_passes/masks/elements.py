@@ -128,6 +128,10 @@ def at_most(left: Element, right: Element, ranges: Ranges) -> Formula:
     def compare(a: Element, b: Element) -> Element:
         if isinstance(a, Poly) and isinstance(b, Poly):
             return at_most_zero(a - b, ranges)
+        if isinstance(a, Poly) and isinstance(b, float) and math.isfinite(b):
+            return at_most_zero(a - math.floor(b), ranges)
+        if isinstance(b, Poly) and isinstance(a, float) and math.isfinite(a):
+            return at_most_zero(-b + math.ceil(a), ranges)
         return Truth(_as_float(a) <= _as_float(b))
 
     return truth_of(combine(number_of(left), number_of(right), compare))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import onnx_ir as ir
+
+from raggedrt.graph_passes.masks.inputs import MASKED_AT_MOST
 
 MAX_NODES = 400
 MAX_INITIALIZER_BYTES = 64 * 2**20
@@ -60,7 +63,7 @@ class MaskGraph:
     def numbers(self) -> frozenset[int]:
         """Integers among the constants.
 
-        Integral floats count too (positions are often compared as floats); fills such as -10000.0 do not.
+        Floats count, rounded away from zero (positions are often compared as floats); fills such as -10000.0 do not.
         """
         found: set[int] = set()
         for tensor in self.constants():
@@ -69,9 +72,9 @@ class MaskGraph:
                 continue
             floating = array.dtype.kind not in "iu"
             for number in array.astype(np.float64 if floating else array.dtype).ravel().tolist():
-                if floating and (not float(number).is_integer() or abs(number) >= 2**31 or number <= -1e4):
+                if floating and not MASKED_AT_MOST < number < 2**31:  # a fill, infinite or not a number
                     continue
-                found.add(int(number))
+                found.add(math.ceil(number) if number > 0 else math.floor(number))
         return frozenset(found)
 
     def thresholds(self) -> tuple[int, ...]:

@@ -63,11 +63,14 @@ class MaskSpec:
         padding: keys at padded slots are hidden.
         causal: keys after the query (by slot) are hidden.
         padded_queries_masked: queries at padded slots see nothing (DeBERTa's outer product of the padding mask).
+        unattended_rows_open: a query that would see nothing sees every key instead (older transformers exports).
+            With padding and causal only padded slots and empty rows are such queries, so packing may ignore it.
     """
 
     padding: bool = False
     causal: bool = False
     padded_queries_masked: bool = False
+    unattended_rows_open: bool = False
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -88,11 +91,14 @@ class MaskSpec:
         visible = np.ones((batch, length, length), dtype=np.bool_)
         for term in self.terms:
             visible &= term.holds(pairs)
+        if self.unattended_rows_open:
+            visible |= ~visible.any(axis=2, keepdims=True)
         return visible
 
     def describe(self) -> str:
         """The mask in words."""
-        return " and ".join(term.words for term in self.terms) or "every key is visible"
+        words = " and ".join(term.words for term in self.terms) or "every key is visible"
+        return f"{words}; queries that see nothing see everything" if self.unattended_rows_open else words
 
     def density(self, length: int) -> float:
         """Kept share of the query-key pairs of one sequence of `length` tokens without padding."""
@@ -104,8 +110,13 @@ class MaskSpec:
 
 
 UNDERSTOOD = tuple(
-    MaskSpec(padding, causal, queries)
-    for padding, queries in ((False, False), (True, False), (True, True))
+    MaskSpec(padding, causal, queries, unattended)
+    for padding, queries, unattended in (
+        (False, False, False),
+        (True, False, False),
+        (True, True, False),
+        (True, False, True),
+    )
     for causal in (False, True)
 )
 """Every spec that a mask is compared with, simplest first. Queries are hidden only where keys are, too:

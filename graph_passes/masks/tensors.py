@@ -110,16 +110,12 @@ def _constant_at(array: npt.NDArray[np.generic], index: Index, ranges: Ranges) -
 
 def _triangle_at(part: npt.NDArray[np.generic], row: Poly, column: Poly, ranges: Ranges) -> Element:
     """One value up to a diagonal and another after it."""
-    last_row = part[-1]
-    changes = np.flatnonzero(last_row[1:] != last_row[:-1])
-    changes_column = np.flatnonzero(part[1:, 0] != part[:-1, 0])
-    below, above = part[-1, 0], part[0, -1]
-    if len(changes) == 1:
-        diagonal = int(changes[0]) - (part.shape[0] - 1)
-    elif len(changes_column) == 1:
-        diagonal = -int(changes_column[0]) - 1
-    else:
-        diagonal = 0
+    along = np.concatenate([part[::-1, 0], part[0, 1:]])  # one element of each diagonal, the lowest first
+    changes = np.flatnonzero(along[1:] != along[:-1])
+    if len(changes) != 1:
+        raise Unreadable("a table of constants")
+    diagonal = int(changes[0]) - (part.shape[0] - 1)
+    below, above = along[0], along[-1]
     rows, columns = np.indices(part.shape)
     if not bool((part == np.where(columns - rows <= diagonal, below, above)).all()):
         raise Unreadable("a table of constants")

@@ -219,6 +219,11 @@ class PackedRegion:
                 output.shape = ir.Shape(packed_shape(axes))
         return list(new.outputs)
 
+    def gather(self, node: ir.Node, table: ir.Value, indices: ir.Value) -> ir.Value:
+        """`table[indices]` along the first axis, with the packed shape of the node's output."""
+        axes = require_axes(node, self.analysis.axes_of(node.outputs[0]), "the output")
+        return self.tape.op("Gather", [table, indices], {"axis": 0}, stem=f"{node.outputs[0].name}_lookup", shape=packed_shape(axes))
+
     def reshaped(self, node: ir.Node, source: ir.Value, axes: Axes) -> ir.Value:
         """`source` (packed) viewed with the packed form of `axes`."""
         target = []

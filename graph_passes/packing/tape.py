@@ -29,6 +29,7 @@ class Tape:
 
     def fresh_name(self, stem: str) -> str:
         """A value name that the graph does not have yet."""
+        stem = stem.removeprefix(PREFIX)
         name, number = f"{PREFIX}{stem}", 0
         while name in self._names:
             number += 1
@@ -83,7 +84,10 @@ class Tape:
     ) -> ir.Node:
         """A `raggedrt` op."""
         node = make_node(op_name, inputs, attributes or {}, outputs=outputs, name=self.fresh_name(f"{stem}_node"))
-        self._enter(node, stem)
+        self.nodes.append(node)
+        for output in node.outputs:
+            role = (output.name or "").removeprefix(f"{node.name}_")
+            output.name = self.fresh_name(stem if len(node.outputs) == 1 else f"{stem}_{role}")
         return node
 
     def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None], attributes: Mapping[str, object]) -> ir.Node:
@@ -109,8 +113,7 @@ class Tape:
     def _enter(self, node: ir.Node, stem: str | None) -> None:
         self.nodes.append(node)
         if stem is not None:
-            for number, output in enumerate(node.outputs):
-                output.name = self.fresh_name(stem if number == 0 else f"{stem}_{output.name or number}")
+            node.outputs[0].name = self.fresh_name(stem)
 
     def join(self) -> None:
         """Add everything to the graph (at its end; the caller sorts)."""
