@@ -78,8 +78,9 @@ def bind_padded(signature: Signature, feeds: Mapping[str, Any]) -> PaddedFeeds:
     ports = {p.name: p for p in signature.ports.values() if p.role not in (Role.CU_SEQLENS, Role.MAX_SEQLEN)}
     masked = signature.ragged or signature.mask_name in ports
     if signature.ragged:
+        # As everywhere in the field, no mask means no padding.
         ports[signature.mask_name] = Port(
-            signature.mask_name, Role.ATTENTION_MASK, np.dtype(np.int64), ("batch", "sequence"), (), None, 0
+            signature.mask_name, Role.ATTENTION_MASK, np.dtype(np.int64), ("batch", "sequence"), (), 1, 0
         )
     check_names(feeds, ports, [p.name for p in ports.values() if p.default is None])
     arrays: dict[str, Array] = {}

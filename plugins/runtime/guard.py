@@ -47,7 +47,7 @@ def warn_if_inlined(facts: ModelFacts, where: str) -> None:
             warnings.warn(
                 f"{where}: the metadata promises {promised} {op} nodes and the graph has {present[op]}; a tool inlined "
                 "their function bodies, which run slower. Rewrite the model as the last step.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

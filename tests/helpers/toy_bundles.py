@@ -107,7 +107,8 @@ def toy_draft(io: str, **changes: Any) -> ManifestDraft:
         InputRecord(name="token_type_ids", role=Role.PER_TOKEN, dtype="int64", shape=tokens, default=0),
     ]
     if padded:
-        inputs.append(InputRecord(name="attention_mask", role=Role.ATTENTION_MASK, dtype="int64", shape=tokens))
+        mask = InputRecord(name="attention_mask", role=Role.ATTENTION_MASK, dtype="int64", shape=tokens, default=1)
+        inputs.append(mask)
     else:
         inputs.append(InputRecord(name="cu_seqlens", role=Role.CU_SEQLENS, dtype="int32", shape=("batch+1",)))
         inputs.append(InputRecord(name="max_seqlen", role=Role.MAX_SEQLEN, dtype="float32", shape=("longest",)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.toy_bundles import toy_bundle
+from helpers.toy_bundles import toy_bundle, toy_draft
 
 from raggedrt.errors import InputError
 from raggedrt.plugins.bundle.manifest import InputRecord
@@ -31,7 +31,6 @@ BOTH: list[tuple[Any, str]] = [
     ({**GOOD, "tokens": IDS}, "no input 'tokens'; it takes input_ids"),
     ({}, "'input_ids' is missing"),
     ({"attention_mask": ONES}, "'input_ids' is missing"),
-    ({"input_ids": IDS}, "'attention_mask' is missing"),
     ({**GOOD, "input_ids": IDS.astype(np.float32)}, "dtype float32, expected int64"),
     ({**GOOD, "input_ids": IDS.astype(object)}, "dtype object, expected int64"),
     ({**GOOD, "input_ids": IDS.astype(str)}, "expected int64"),
@@ -104,3 +103,13 @@ def test_a_manifest_that_does_not_fit_its_model_is_refused(tmp_path: Any) -> Non
     flat = (InputRecord(name="input_ids", role=Role.PER_TOKEN, dtype="int64", shape=("batch",)),)
     with pytest.raises(InputError, match="role per_token but shape"):
         toy_bundle(tmp_path / "flat", inputs=flat).session(native=False)
+
+
+def test_a_mask_without_default_is_required(tmp_path: Any) -> None:
+    draft = toy_draft("padded")
+    inputs = tuple(record.model_copy(update={"default": None}) for record in draft.inputs)
+    session = toy_bundle(tmp_path / "out", inputs=inputs).session(native=False)
+    with pytest.raises(InputError, match="'token_type_ids' is missing"):
+        session.run({"input_ids": IDS, "attention_mask": ONES})
+    with pytest.raises(InputError, match="'attention_mask' is missing"):
+        session.run({"input_ids": IDS, "token_type_ids": IDS})

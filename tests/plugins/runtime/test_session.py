@@ -138,6 +138,9 @@ def test_an_input_with_a_default_may_be_left_out(sessions: dict[str, Session], i
     with_it = sessions[io].run(feeds)
     del feeds["token_type_ids"]
     assert_close(sessions[io].run(feeds)["hidden"], with_it["hidden"], EXACT)
+    full = {"input_ids": feeds["input_ids"], "attention_mask": np.ones((2, 5), np.int64)}
+    no_mask = sessions[io].run({"input_ids": feeds["input_ids"]})
+    assert_close(no_mask["hidden"], sessions[io].run(full)["hidden"], EXACT)
     ids, _ = sequences([3, 5])
     rows = sessions[io].run({"input_ids": ids})["hidden"]
     assert_close(rows[1], with_it["hidden"][1], CLOSE)
