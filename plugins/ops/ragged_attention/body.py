@@ -1,14 +1,15 @@
 """Function body of RaggedAttention: re-expansion to [B, max_seqlen], masked softmax, gather back.
 
-Memory is that of padded attention: scores are [N, B, Mq, Mk], never T x T, and key/value heads are not repeated. Heads
-come first, so that packed tensors are transposed before they are expanded, not after.
-Symbols: B sequences, Mq / Mk padded lengths, K key/value heads, G query heads per key/value head.
+Memory is that of padded attention: scores are [N, B, Mq, Mk], never T x T, and key/value heads are not repeated. One
+gather of rows [H] both pads and puts the heads first, and one brings the result back, so nothing is transposed.
+Symbols: B sequences, Mq / Mk padded lengths, N heads, K key/value heads, G = N / K.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from raggedrt.errors import RaggedRTError
@@ -40,19 +41,21 @@ def build(b: BodyBuilder) -> Sequence[ir.Value]:
     queries = slots_of(b, "q")
     keys = slots_of(b, "k") if b.form.cross else queries
     scores, seen = _masked_scores(b, queries, keys)
-    value = _padded(b, "value", keys, 1)  # [K, B, Mk, Hv]
+    value = _padded(b, "value", keys, _kv_heads(b))  # [K, B, Mk, Hv]
     lse = None
     if "lse" in b.form.outputs or "head_sink" in b.form.inputs:
         weights, total, lse = _softmax_parts(b, scores, seen)
-        mixed = b.op("Div", _mix(b, weights, value), total)
+        mixed = b.op("Div", _grouped_product(b, weights, value), total)
     else:
-        mixed = _mix(b, b.op("Softmax", scores, axis=-1), value)
+        mixed = _grouped_product(b, b.op("Softmax", scores, axis=-1), value)
     mixed = b.op("Mul", mixed, b.cast(seen, _FLOAT))
-    token_slot = queries.slot_of_token(b)
-    output = _packed(b, mixed, queries, token_slot)
-    return (
-        (output,) if lse is None or "lse" not in b.form.outputs else (output, _packed_lse(b, lse, queries, token_slot))
-    )
+    row = _row_of_token(b, queries)
+    outputs = [_packed(b, mixed, row)]
+    if "lse" in b.form.outputs and lse is not None:
+        last = b.float([_MINUS_INFINITY])
+        flat = b.concat(b.op("Reshape", lse, b.constant([-1])), last)
+        outputs.append(b.op("Gather", flat, b.op("Transpose", row, perm=[1, 0]), axis=0))  # [N, T]
+    return outputs
 
 
 def _kv_heads(b: BodyBuilder) -> int:
@@ -63,18 +66,21 @@ def _group(b: BodyBuilder) -> int:
     return b.form.integer("num_heads") // _kv_heads(b)
 
 
-def _padded(b: BodyBuilder, name: str, slots: Slots, group: int) -> ir.Value:
-    """Input [T, K*G*H] at padded slots: float32 [K, B, M, H], or [K, G, B, M, H] where group > 1."""
+def _padded(b: BodyBuilder, name: str, slots: Slots, heads: int) -> ir.Value:
+    """Input [T, heads*H] at padded slots: float32 [heads, B, M, H]."""
     packed = b.cast(b.input(name), _FLOAT)
-    heads = [_kv_heads(b), group] if group > 1 else [_kv_heads(b)]
-    head_size = b.op("Div", b.dim(packed, 1), b.constant([_kv_heads(b) * group]))
-    split = b.reshape(packed, b.dim(packed, 0), b.constant(heads), head_size)
-    axis = len(heads)
-    by_head = b.op("Transpose", split, perm=[*range(1, axis + 1), 0, axis + 1])  # [K, (G,) T, H]
+    head_size = b.op("Div", b.dim(packed, 1), b.constant([heads]))
+    rows = b.op("Mul", slots.tokens, b.constant([heads]))
+    by_head = b.reshape(packed, rows, head_size)
     if slots.zero_row:
-        zero = b.fill(b.concat(b.constant([*heads, 1]), head_size), 0, _FLOAT)
-        by_head = b.concat(by_head, zero, axis=axis)
-    return b.op("Gather", by_head, slots.token, axis=axis)
+        by_head = b.concat(by_head, b.fill(b.concat(b.constant([1]), head_size), 0, _FLOAT))
+    row = b.op("Add", b.op("Mul", slots.token, b.constant(heads)), _each_head(b, heads, 3))  # [heads, B, M]
+    return b.op("Gather", by_head, b.op("Min", row, rows) if slots.zero_row else row, axis=0)
+
+
+def _each_head(b: BodyBuilder, heads: int, rank: int) -> ir.Value:
+    """0, 1, … heads - 1 along the first of `rank` axes."""
+    return b.constant(np.arange(heads).reshape(heads, *[1] * (rank - 1)))
 
 
 def _masked_scores(b: BodyBuilder, queries: Slots, keys: Slots) -> tuple[ir.Value, ir.Value]:
@@ -93,13 +99,11 @@ def _masked_scores(b: BodyBuilder, queries: Slots, keys: Slots) -> tuple[ir.Valu
 
 def _scores(b: BodyBuilder, queries: Slots, keys: Slots) -> ir.Value:
     """Scale * q k^T, capped where asked: [N, B, Mq, Mk]."""
-    group = _group(b)
     scale = b.form.number("scale")
-    query = b.op("Mul", _padded(b, "query", queries, group), b.float(scale) if scale else _default_scale(b))
-    key = b.op("Transpose", _padded(b, "key", keys, 1), perm=[0, 1, 3, 2])  # [K, B, H, Mk]
-    scores = b.op("MatMul", query, b.unsqueeze(key, 1) if group > 1 else key)
-    if group > 1:  # [K, G, B, Mq, Mk]
-        scores = b.reshape(scores, b.constant([_kv_heads(b) * group]), b.dims(scores, 2))
+    query = _padded(b, "query", queries, b.form.integer("num_heads"))
+    query = b.op("Mul", query, b.float(scale) if scale else _default_scale(b))
+    key = b.op("Transpose", _padded(b, "key", keys, _kv_heads(b)), perm=[0, 1, 3, 2])  # [K, B, H, Mk]
+    scores = _grouped_product(b, query, key)
     cap = b.form.number("softcap")
     if cap:
         scores = b.op("Mul", b.op("Tanh", b.op("Div", scores, b.float(cap))), b.float(cap))
@@ -128,28 +132,28 @@ def _softmax_parts(b: BodyBuilder, scores: ir.Value, seen: ir.Value) -> tuple[ir
     return weights, total, lse
 
 
-def _mix(b: BodyBuilder, weights: ir.Value, value: ir.Value) -> ir.Value:
-    """Weights [N, B, Mq, Mk] times value [K, B, Mk, Hv]: [N, B, Mq, Hv]."""
+def _grouped_product(b: BodyBuilder, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Left [N, B, m, k] times right [K, B, k, n], each right one serving G left ones: [N, B, m, n]."""
     if _group(b) == 1:
-        return b.op("MatMul", weights, value)
-    weights = b.reshape(weights, b.constant([_kv_heads(b), _group(b)]), b.dims(weights, 1))
-    mixed = b.op("MatMul", weights, b.unsqueeze(value, 1))  # [K, G, B, Mq, Hv]
-    return b.reshape(mixed, b.constant([b.form.integer("num_heads")]), b.dims(mixed, 2))
+        return b.op("MatMul", left, right)
+    left = b.reshape(left, b.constant([_kv_heads(b), _group(b)]), b.dims(left, 1))
+    product = b.op("MatMul", left, b.unsqueeze(right, 1))  # [K, G, B, m, n]
+    return b.reshape(product, b.constant([b.form.integer("num_heads")]), b.dims(product, 2))
 
 
-def _packed(b: BodyBuilder, mixed: ir.Value, slots: Slots, token_slot: ir.Value) -> ir.Value:
+def _row_of_token(b: BodyBuilder, slots: Slots) -> ir.Value:
+    """Row of each token and head in a tensor [N*B*M, …]: int64 [T, N]; N*B*M for a token of no sequence."""
+    heads = b.form.integer("num_heads")
+    slot = b.unsqueeze(slots.slot_of_token(b), 1)  # [T, 1]
+    row = b.op("Add", b.op("Mul", _each_head(b, heads, 1), slots.count), slot)
+    return b.op("Where", b.op("Less", slot, slots.count), row, b.op("Mul", slots.count, b.constant(heads)))
+
+
+def _packed(b: BodyBuilder, mixed: ir.Value, row: ir.Value) -> ir.Value:
     """[N, B, Mq, Hv] back to tokens: [T, N*Hv] in the node's element type, 0 for a token of no sequence."""
-    heads = b.constant([b.form.integer("num_heads")])
     head_size = b.dim(mixed, 3)
-    rows = b.reshape(mixed, heads, slots.count, head_size)
-    rows = b.concat(rows, b.fill(b.concat(heads, b.constant([1]), head_size), 0, _FLOAT), axis=1)
-    tokens = b.op("Transpose", b.op("Gather", rows, token_slot, axis=1), perm=[1, 0, 2])  # [T, N, Hv]
-    return b.cast(b.reshape(tokens, slots.tokens, b.op("Mul", heads, head_size)), b.form.element_type)
-
-
-def _packed_lse(b: BodyBuilder, lse: ir.Value, slots: Slots, token_slot: ir.Value) -> ir.Value:
-    """[N, B, Mq, 1] back to tokens: [N, T], -inf for a token of no sequence."""
-    heads = b.constant([b.form.integer("num_heads")])
-    columns = b.reshape(lse, heads, slots.count)
-    columns = b.concat(columns, b.fill(b.concat(heads, b.constant([1])), _MINUS_INFINITY, _FLOAT), axis=1)
-    return b.op("Gather", columns, token_slot, axis=1)
+    rows = b.reshape(mixed, b.product(*(b.dim(mixed, axis) for axis in range(3))), head_size)
+    rows = b.concat(rows, b.fill(b.concat(b.constant([1]), head_size), 0, _FLOAT))
+    tokens = b.op("Gather", rows, row, axis=0)  # [T, N, Hv]
+    width = b.op("Mul", b.dim(row, 1), head_size)
+    return b.cast(b.reshape(tokens, b.dim(row, 0), width), b.form.element_type)
