@@ -51,6 +51,8 @@ class BundleWriter:
 
     def __init__(self, output: str | os.PathLike[str], *, force: bool = False) -> None:
         self.output = pathlib.Path(os.path.abspath(output))
+        if not self.output.name:
+            raise InputError(f"{self.output} cannot become a bundle; choose another output directory.")
         self.force = force
         self.directory = self.output.with_name(f".{self.output.name}.partial-{secrets.token_hex(4)}")
         self._made_parents: list[pathlib.Path] = []

@@ -139,6 +139,11 @@ def test_output_that_appears_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
     assert tree(tmp_path) == ["out"]
 
 
+def test_the_root_directory_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot become a bundle"):
+        BundleWriter("/", force=True)
+
+
 def test_a_parent_that_is_a_file_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), BundleWriter(tmp_path / "file" / "out"):

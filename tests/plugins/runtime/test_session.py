@@ -17,8 +17,10 @@ from helpers.toy_bundles import WIDTH, Array, reference, toy_bundle, toy_draft
 from raggedrt.plugins.bundle.manifest import InputRecord, TensorRecord
 from raggedrt.plugins.bundle.writer import write_bundle
 from raggedrt.plugins.contract.io_roles import Role
+from raggedrt.plugins.runtime.feeds import bind_padded
 from raggedrt.plugins.runtime.ort import find_library
 from raggedrt.plugins.runtime.session import Session
+from raggedrt.plugins.runtime.signature import make_signature
 
 pytestmark = pytest.mark.ort_cpu
 
@@ -198,6 +200,13 @@ def test_many_threads_get_their_own_values(sessions: dict[str, Session], io: str
     assert len(results) == 8 * 10 * 3
     for got, want in results:
         assert_close(got, want, CLOSE)
+
+
+def test_arrays_of_the_right_dtype_are_not_copied(sessions: dict[str, Session]) -> None:
+    feeds, _ = padded_feeds([3, 5])
+    bound = bind_padded(make_signature(sessions["padded"].bundle.manifest), feeds)
+    assert bound.arrays.keys() == feeds.keys()
+    assert all(bound.arrays[name] is array for name, array in feeds.items())
 
 
 def test_introspection(sessions: dict[str, Session]) -> None:
