@@ -23,7 +23,8 @@ Head n reads key/value head n // (num_heads / kv_num_heads).
 Key j is visible to query i of the same sequence if its position is not negative and the mask allows it: `causal` means
 position_k <= position_q, a window means -window_left <= position_k - position_q <= window_right (-1: unbounded).
 Without positions both are indices within the sequence; causal with different lengths is then aligned at the end.
-Softmax in fp32. A query with no visible key gives output 0 and lse -inf.""",
+A bias by position or distance, like every mask, needs the positions of both sides or of neither. Scores are scaled,
+then capped, then biased. Softmax in fp32. A query with no visible key gives output 0 and lse -inf.""",
     inputs=(
         TensorSpec("query", "T", FLOATS, ("Tq", "N*H")),
         TensorSpec("key", "T", FLOATS, ("Tk", "Nkv*H")),
@@ -40,12 +41,12 @@ Softmax in fp32. A query with no visible key gives output 0 and lse -inf.""",
         TensorSpec("tile_bits", "I", INT32, ("P", "W"), optional=True),
         TensorSpec("head_group", "I", INT32, ("N",), optional=True),
         TensorSpec("bias", "T", FLOATS, ("1|B", "1|N", "S", "S"), optional=True, doc="in original positions"),
-        TensorSpec("distance_bias", "T", FLOATS, ("1|N", "2P-1"), optional=True, doc="by key-query distance"),
+        TensorSpec("distance_bias", "T", FLOATS, ("1|N", "2P-1"), optional=True, doc="distance 0 in the middle"),
         TensorSpec("rel_query", "T", FLOATS, ("Tq", "N", "R"), optional=True),
         TensorSpec("rel_key", "T", FLOATS, ("Tk", "N", "R"), optional=True),
         TensorSpec("rel_bucket", "I", INT32, ("2P-1",), optional=True),
-        TensorSpec("head_sink", "F", FLOAT32, ("N",), optional=True),
-        TensorSpec("alibi_slopes", "F", FLOAT32, ("N",), optional=True),
+        TensorSpec("head_sink", "F", FLOAT32, ("N",), optional=True, doc="logit that only the denominator counts"),
+        TensorSpec("alibi_slopes", "F", FLOAT32, ("N",), optional=True, doc="scores lose slope * |distance|"),
     ),
     outputs=(
         TensorSpec("output", "T", FLOATS, ("Tq", "N*Hv")),
@@ -59,8 +60,10 @@ Softmax in fp32. A query with no visible key gives output 0 and lse -inf.""",
         AttributeSpec("causal", 0),
         AttributeSpec("window_left", -1, "keys further back are masked; -1: unbounded"),
         AttributeSpec("window_right", -1, "keys further ahead are masked; -1: unbounded"),
-        AttributeSpec("global_tokens", (), "positions that see and are seen by all"),
-        AttributeSpec("dilation", 1),
+        AttributeSpec(
+            "global_tokens", (), "positions exempt from window and dilation, as query and as key; not from causal"
+        ),
+        AttributeSpec("dilation", 1, "keys at other distances than its multiples are masked"),
         AttributeSpec("block_size", 0, "rows and columns of a mask tile; 0: no tile list"),
     ),
 )

@@ -9,7 +9,8 @@ OP = OpDefinition(
     doc="""x[token_index[t] // S, token_index[t] % S] = packed[t]; every other slot is zero.
 
 Of `like` only the shape [B, S] is read. Where `key_position` is given and negative, the slot stays zero
-(a slot that was kept for another reader is padding in this output).""",
+(a slot that was kept for another reader is padding in this output); a plan with `capacity` needs it, as the rows past
+`cu_seqlens[B]` name slot 0. Rows with a negative token_index are dropped.""",
     inputs=(
         TensorSpec("packed", "T", DATA, ("T", "...")),
         TensorSpec("token_index", "I", INT32, ("T",)),
