@@ -33,6 +33,8 @@ def describe_formula(formula: Formula, sequence: int | None) -> str:
 def _pattern_name(formula: Formula) -> str:
     """The family of a formula over more than the distance, by what it compares."""
     compared = [atom.poly for atom in atoms(formula) if isinstance(atom, AtMostZero)]
+    if any("n" in poly.variables for poly in compared):
+        return "it differs between heads"
     if any("//" in name for poly in compared for name in poly.variables):
         return "a block pattern"
     if any("%" in name for poly in compared for name in poly.variables):
@@ -44,8 +46,11 @@ def _pattern_name(formula: Formula) -> str:
 
 def describe_samples(samples: Sequence[Sample]) -> str:
     """A mask that was only evaluated: what it does to the longest batch without padding."""
-    whole = [s for s in samples if s.padding.all()] or [
-        Sample(s.padding[full], s.visible[full]) for s in samples for full in [s.padding.all(axis=1)] if full.any()
+    whole = [
+        Sample(sample.padding[full], sample.visible[full])
+        for sample in samples
+        for full in [sample.padding.all(axis=1)]
+        if full.any()
     ]
     if not whole:
         return _kept_share(samples[-1].visible, samples[-1].visible.shape[-1])

@@ -59,27 +59,37 @@ def explain_mask(
     """
     if mask is None:
         return MaskExplanation(MaskSpec(), proved=True)
+    inputs = with_fixed_sequence(mask, graph_inputs)
     try:
         graph = extract_mask(mask)
-        graph_inputs = with_fixed_sequence(mask, graph_inputs)
-        probed = probe_mask(graph, polarity, axes, graph_inputs, opset_of(mask))
+        formula = _formula(graph, polarity, axes, inputs)
+        read = None if formula is None else _spec_of(formula, inputs)
+        if formula is not None and read is None:  # its values could only say less
+            return MaskExplanation(None, describe_formula(formula, inputs.sequence), formula=str(formula))
+        probed = probe_mask(graph, polarity, axes, inputs, opset_of(mask))
     except MaskRefused as refusal:
         return MaskExplanation(None, str(refusal))
-    formula = _formula(graph, polarity, axes, graph_inputs)
-    found = _judge(probed, formula, graph_inputs)
-    if found.spec is None and axes is MaskAxes.KEY_LENGTHS:
-        return dataclasses.replace(
-            found, reason=f"it gives key lengths, which say nothing of left padding: {found.reason}"
-        )
-    return found
+    found = MaskExplanation(
+        None,
+        formula=None if formula is None else str(formula),
+        probed_lengths=probed.lengths,
+        unprobed_constants=probed.unprobed,
+    )
+    reason = _contradiction(probed, read)
+    if reason is None:
+        return dataclasses.replace(found, spec=read or probed.specs[0], proved=read is not None)
+    if axes is MaskAxes.KEY_LENGTHS:
+        reason = f"it gives key lengths, which say nothing of left padding: {reason}"
+    return dataclasses.replace(found, reason=reason)
 
 
 def with_fixed_sequence(mask: ir.Value, inputs: GraphInputs) -> GraphInputs:
     """The sequence length of a graph without per-token inputs (ViT) stands in the mask's own shape."""
     known = inputs.attention_mask is not None or inputs.per_token or inputs.sequence is not None
-    if known or mask.shape is None or not len(mask.shape) or not isinstance(mask.shape[-1], int):
+    last = mask.shape[-1] if mask.shape is not None and len(mask.shape) else None
+    if known or not isinstance(last, int) or last == 1:
         return inputs
-    return dataclasses.replace(inputs, sequence=mask.shape[-1])
+    return dataclasses.replace(inputs, sequence=last)
 
 
 def _formula(graph: MaskGraph, polarity: Polarity, axes: MaskAxes, inputs: GraphInputs) -> Formula | None:
@@ -92,38 +102,25 @@ def _formula(graph: MaskGraph, polarity: Polarity, axes: MaskAxes, inputs: Graph
     return None
 
 
-def _judge(probed: ProbeResult, formula: Formula | None, inputs: GraphInputs) -> MaskExplanation:
-    """Weigh the probes against the formula."""
-    found = MaskExplanation(
-        None,
-        formula=None if formula is None else str(formula),
-        probed_lengths=probed.lengths,
-        unprobed_constants=probed.unprobed,
-    )
-    if formula is not None:
-        return _judge_with_formula(found, probed, formula, inputs)
+def _spec_of(formula: Formula, inputs: GraphInputs) -> MaskSpec | None:
+    try:
+        return tabulate(formula, inputs.sequence).spec()
+    except Unreadable:
+        return None
+
+
+def _contradiction(probed: ProbeResult, read: MaskSpec | None) -> str | None:
+    """Why the mask's values do not bear out what was read (or, where nothing was, any understood mask)."""
+    if read is not None:
+        if read in probed.specs:
+            return None
+        seen = probed.specs[0].describe() if probed.specs else describe_samples(probed.samples)
+        return f"its formula reads '{read.describe()}' but its values say: {seen}"
     if not probed.specs:
-        return dataclasses.replace(found, reason=describe_samples(probed.samples))
+        return describe_samples(probed.samples)
     if probed.unprobed:
         constants = ", ".join(map(str, probed.unprobed))
-        reason = (
+        return (
             f"it looks like {probed.specs[0].describe()}, but its constants {constants} are too large to probe around"
         )
-        return dataclasses.replace(found, reason=reason)
-    return dataclasses.replace(found, spec=probed.specs[0])
-
-
-def _judge_with_formula(
-    found: MaskExplanation, probed: ProbeResult, formula: Formula, inputs: GraphInputs
-) -> MaskExplanation:
-    try:
-        spec = tabulate(formula, inputs.sequence).spec()
-    except Unreadable:
-        spec = None
-    if spec is None:
-        return dataclasses.replace(found, reason=describe_formula(formula, inputs.sequence))
-    if spec not in probed.specs:
-        seen = probed.specs[0].describe() if probed.specs else describe_samples(probed.samples)
-        reason = f"its formula reads '{spec.describe()}' but its values say: {seen}"
-        return dataclasses.replace(found, reason=reason)
-    return dataclasses.replace(found, spec=spec, proved=True)
+    return None

@@ -13,6 +13,12 @@ from raggedrt.graph_passes.masks.inputs import GraphInputs
 
 PADDING_ROWS = 8
 """Kinds of padded rows in `paddings`."""
+LONG_ROWS = 3
+"""Of these, the rows that are probed where a batch of them all would be large: full, left padding, holes."""
+LONG = 64
+"""Tokens beyond which a batch of every kind of row is large."""
+LONG_STATIC = 1024
+"""The same where the batch size is static, and a small batch means many evaluations."""
 SMALL_LENGTHS = (1, 2, 5, 16, 23)
 """Lengths in tokens that every mask is probed at."""
 MAX_PAIRS = 2**25
@@ -49,19 +55,20 @@ def probe_lengths(graph: MaskGraph, inputs: GraphInputs) -> tuple[tuple[int, ...
         pairs = max(inputs.batch or PADDING_ROWS, PADDING_ROWS) * inputs.sequence**2
         return ((inputs.sequence,), ()) if pairs <= MAX_STATIC_PAIRS else ((), (inputs.sequence,))
     thresholds = graph.thresholds()
+    rows = LONG_ROWS if inputs.batch is None else max(inputs.batch, PADDING_ROWS)
     lengths, skipped, spent = set(SMALL_LENGTHS), [], 0
     for constant in thresholds:
         around = {constant - 1, constant, constant + 1, 2 * constant + 3}
         if constant in graph.divisors():  # blocks: a constant may count them, too
             around.add(constant * (sum(thresholds) - constant + 3) + 3)
-        pairs = sum((inputs.batch or 2) * length * length for length in around - lengths)
+        pairs = sum(rows * length * length for length in around - lengths)
         if spent + pairs > MAX_PAIRS:
             skipped.append(constant)
             continue
         spent += pairs
         lengths |= around
     together = 2 * sum(set(thresholds) - set(skipped)) + 3  # where several conditions leave something between them
-    if spent + (inputs.batch or 2) * together * together <= MAX_PAIRS:
+    if spent + rows * together * together <= MAX_PAIRS:
         lengths.add(together)
     return tuple(sorted(lengths)), tuple(skipped)
 
@@ -81,12 +88,14 @@ def paddings(length: int, batch: int | None, rng: np.random.Generator) -> list[n
             slots == 0,
         ]
     ).astype(np.int64)
+    if length > (LONG if batch is None else LONG_STATIC):
+        rows = rows[[0, 2, 3]]
     if batch is not None:
         padded = np.concatenate([rows, rows[: -len(rows) % batch]]) if len(rows) % batch else rows
         padded = np.resize(padded, (max(batch, len(padded)), length))
         return [padded[start : start + batch] for start in range(0, len(padded) - batch + 1, batch)]
-    if length > 64:
-        return [np.stack([rows[2], rows[3]])]
+    if length > LONG:
+        return [rows]
     return [rows, rows[:2], np.ones((3, length), dtype=np.int64)]
 
 

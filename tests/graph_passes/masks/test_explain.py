@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -36,8 +38,6 @@ def _outer_product(g: MaskGraph) -> ir.Value:
 def _trilu(g: MaskGraph) -> ir.Value:
     size = g.op.Shape(g.input_ids, start=1, end=2)
     full = g.op.Expand(g.constant(float("-inf"), np.float32), g.op.Concat(size, size, axis=0))
-    zeros = g.op.Where(g.op.IsInf(full), full, full)
-    del zeros  # not every spelling of infinity is readable; this one is
     return g.op.Trilu(full, g.constant(1), upper=1)
 
 
@@ -263,6 +263,33 @@ def test_unreadable_masks_are_tested_but_not_proved() -> None:
     assert (found.spec, found.proved, found.reason) == (BOTH, False, None)
 
 
+@pytest.mark.parametrize("limit", [7.5, 1000.5])
+def test_a_distance_compared_as_a_float_is_a_window(limit: float) -> None:
+    def build(g: MaskGraph) -> ir.Value:
+        distance = g.op.Cast(g.op.Abs(g.op.Sub(g.query, g.key)), to=ir.DataType.FLOAT)
+        return g.op.LessOrEqual(distance, g.constant(limit, np.float32))
+
+    reason = explain_mask(mask_of(build), KEEP, INPUTS).reason or ""
+    assert f"-{int(limit)} <= q-k < {int(limit) + 1}" in reason
+    unread = explain_mask(mask_of(lambda g: g.op.Sign(g.op.Cast(build(g), to=ir.DataType.FLOAT))), KEEP, INPUTS)
+    assert "a sliding window" in (unread.reason or "")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_rows_opened_because_they_see_nothing_are_tested(causal: bool) -> None:
+    """Older transformers: mask * ~(mask == lowest).all(-1)."""
+
+    def build(g: MaskGraph) -> ir.Value:
+        mask = g.additive(g.op.And(g.causal(), g.padding()) if causal else g.padding())
+        hidden = g.op.Cast(g.op.Equal(mask, g.constant(LOWEST, np.float32)), to=ir.DataType.INT32)
+        nothing = g.op.Cast(g.op.ReduceMin(hidden, g.constant([-1]), keepdims=1), to=ir.DataType.BOOL)
+        return g.op.Mul(mask, g.op.Cast(g.op.Not(nothing), to=ir.DataType.FLOAT))
+
+    found = explain_mask(mask_of(build), ADD, INPUTS)
+    assert found.spec == MaskSpec(padding=True, causal=causal, unattended_rows_open=True)
+    assert not found.proved
+
+
 def test_an_unreadable_mask_with_a_constant_too_large_to_probe_is_refused() -> None:
     def build(g: MaskGraph) -> ir.Value:
         keep = g.op.And(g.op.And(g.window(100_000), g.causal()), g.padding())
@@ -320,6 +347,13 @@ def test_a_sub_graph_that_is_too_long_is_refused() -> None:
         return mask
 
     assert "more than 400 nodes" in (explain_mask(mask_of(build), KEEP, INPUTS).reason or "")
+
+
+def test_without_onnxruntime_the_reference_evaluator_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = explain_mask(mask_of(_bidirectional), KEEP, INPUTS)
+    assert (found.spec, found.proved) == (PADDING, True)
+    assert "different length" in (explain_mask(mask_of(REFUSED["cross attention"][0]), KEEP, INPUTS).reason or "")
 
 
 def test_the_original_graph_is_left_as_it_is() -> None:
