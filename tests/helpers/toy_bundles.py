@@ -14,7 +14,7 @@ import onnx_ir as ir
 from raggedrt.plugins.bodies import attach_function_bodies
 from raggedrt.plugins.bundle.manifest import InputRecord, ManifestDraft, SourceRecord, TensorRecord
 from raggedrt.plugins.bundle.reader import Bundle
-from raggedrt.plugins.bundle.writer import write_bundle
+from raggedrt.plugins.bundle.writer import Content, write_bundle
 from raggedrt.plugins.contract.io_roles import Role
 
 Array = npt.NDArray[Any]
@@ -135,7 +135,7 @@ def toy_bundle(folder: pathlib.Path, io: str = "padded", **changes: Any) -> Bund
     def save(place: pathlib.Path) -> None:
         ir.save(ir.from_proto(toy_model(io)), place, external_data="model.onnx.data", size_threshold_bytes=256)
 
-    contents = {
+    contents: dict[str, Content] = {
         "model.onnx": save,
         "report.json": json.dumps({"passes": []}).encode(),
         "tokenizer/vocabulary.txt": b"[PAD]\n",
