@@ -40,10 +40,21 @@ COMMON_FLAGS = (
     "-fvisibility=hidden",
     "-fvisibility-inlines-hidden",
     "-ffp-contract=fast",
+    "-ffunction-sections",
+    "-fdata-sections",
     "-Wall",
     "-Wextra",
 )
-LINK_FLAGS = ("-shared", "-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-Wl,-z,defs", "-pthread")
+# What is not used is dropped and libgcc stays shared: otherwise the C++ runtime's random numbers, threads and unwinder
+# would ask for the newest glibc of the machine that builds.
+LINK_FLAGS = (
+    "-shared",
+    "-static-libstdc++",
+    "-Wl,--gc-sections",
+    "-Wl,--exclude-libs,ALL",
+    "-Wl,-z,defs",
+    "-pthread",
+)
 
 # One row per instruction set: (namespace, machines, flags). isa.cc chooses among them at run time, so a library from
 # another machine's cache never runs instructions this CPU lacks. GCC 12's own headers trip -Wmaybe-uninitialized.
