@@ -107,7 +107,7 @@ def visible(i: int, j: int, attributes: dict[str, Any], has_positions: bool) -> 
     left, right = attributes.get("window_left", -1), attributes.get("window_right", -1)
     if (left >= 0 and i - j > left) or (right >= 0 and j - i > right):
         return False
-    return abs(j - i) % attributes.get("dilation", 1) == 0
+    return bool(abs(j - i) % attributes.get("dilation", 1) == 0)
 
 
 def score(pair: tuple[Array, Array], attributes: dict[str, Any]) -> float:

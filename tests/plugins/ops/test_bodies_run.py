@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -28,7 +30,7 @@ def _ids(value: object) -> str | None:
     return value.name if isinstance(value, Case | ElementType) else None
 
 
-def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+def _session(model: onnx.ModelProto) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -45,7 +47,7 @@ def _check(op: str, case: Case, element: ElementType, opset: int) -> None:
         assert_close(output, expected[name], _tolerance(op, output.dtype), f"{op} {case.name} {name}")
 
 
-def _tolerance(op: str, dtype: np.dtype) -> Tolerance:
+def _tolerance(op: str, dtype: np.dtype[Any]) -> Tolerance:
     return EXACT if op in MOVES_DATA else ATTENTION[dtype]
 
 
