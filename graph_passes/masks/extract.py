@@ -104,12 +104,11 @@ def extract_mask(mask: ir.Value) -> MaskGraph:
     placed: set[int] = set()
     entered: set[int] = set()
     stack: list[ir.Value | ir.Node] = [mask]
-    while stack:  # an explicit stack: the depth of an untrusted graph must not be Python's
+    while stack:  # depth first, on an explicit stack: the depth of an untrusted graph must not be Python's
         item = stack.pop()
-        if isinstance(item, ir.Node):
-            if id(item) not in placed:
-                placed.add(id(item))
-                nodes.append(item)
+        if isinstance(item, ir.Node):  # everything it needs stands in `nodes` by now
+            placed.add(id(item))
+            nodes.append(item)
             continue
         node = item.producer()
         if node is None:
@@ -119,28 +118,12 @@ def extract_mask(mask: ir.Value) -> MaskGraph:
             _check_node(node, len(entered))
             stack.append(node)
             stack.extend(value for value in reversed(node.inputs) if value is not None)
+        elif id(node) not in placed:
+            raise MaskRefused("its sub-graph has a cycle")
     total = sum(value.const_value.nbytes for value in initializers.values() if value.const_value is not None)
     if total > MAX_INITIALIZER_BYTES:
         raise MaskRefused(f"it reads {total >> 20} MiB of constants")
-    return MaskGraph(mask, tuple(_execution_order(nodes)), tuple(inputs.values()), tuple(initializers.values()))
-
-
-def _execution_order(nodes: list[ir.Node]) -> list[ir.Node]:
-    """Producers before consumers; post-order of the walk is not enough where branches share nodes."""
-    waiting = {id(node): node for node in nodes}
-    ordered: list[ir.Node] = []
-    while waiting:
-        ready = [
-            node
-            for node in waiting.values()
-            if not any(v is not None and v.producer() is not None and id(v.producer()) in waiting for v in node.inputs)
-        ]
-        if not ready:
-            raise MaskRefused("its sub-graph has a cycle")
-        for node in ready:
-            del waiting[id(node)]
-        ordered.extend(ready)
-    return ordered
+    return MaskGraph(mask, tuple(nodes), tuple(inputs.values()), tuple(initializers.values()))
 
 
 def _take_leaf(value: ir.Value, inputs: dict[str, ir.Value], initializers: dict[str, ir.Value]) -> None:
