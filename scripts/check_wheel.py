@@ -14,14 +14,8 @@ import zipfile
 
 from raggedrt.plugins.native.wheel_hook import LIBRARY_FOLDER, glibc_floor
 
-ALWAYS_THERE = {
-    "libc.so.6",
-    "libm.so.6",
-    "libpthread.so.0",
-    "libdl.so.2",
-    "ld-linux-x86-64.so.2",
-    "ld-linux-aarch64.so.1",
-}
+LOADERS = {"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+ALWAYS_THERE = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "libgcc_s.so.1", *LOADERS}
 
 
 def linked_libraries(library: pathlib.Path) -> set[str]:
