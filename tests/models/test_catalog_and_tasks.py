@@ -34,7 +34,7 @@ def test_auto_without_architectures_is_a_plain_encoder() -> None:
 
 
 def test_auto_refuses_an_unknown_architecture() -> None:
-    with pytest.raises(InputError, match="T5ForConditionalGeneration.*Name one with --task"):
+    with pytest.raises(InputError, match=r"T5ForConditionalGeneration.*Name one with --task"):
         task_from_architectures(["T5ForConditionalGeneration"], "model")
 
 
