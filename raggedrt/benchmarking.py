@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raggedrt.baselines import Baseline, open_baselines
+from raggedrt.diagnosing import machine_facts
 from raggedrt.errors import InputError
-from raggedrt.export.numerics import Case, Comparison, Tolerance, compare_cases
+from raggedrt.export.numerics import Case, Comparison, Tolerance, compare_results
 from raggedrt.options import choose
 from raggedrt.outputs import refuse_existing, write_json
 from raggedrt.plugins.bundle.reader import open_bundle
@@ -186,6 +187,7 @@ def bench(
         "rounds": rounds,
         "seed": seed,
         "native": session.native,
+        "machine": machine_facts(),
         **workload.facts(),
     }
     result = BenchResult(seconds, facts, errors)
@@ -210,11 +212,15 @@ def time_interleaved(jobs: Mapping[str, Callable[[], object]], rounds: int) -> d
 def _check(session: Session, peer: Baseline, workload: Workload, tolerance: Tolerance) -> Comparison:
     """Compare the outputs of the sessions that are timed, on the batches that are timed."""
     step("comparing outputs")
-    cases = [Case(f"batch {number}", dict(batch.padded), batch.valid) for number, batch in enumerate(workload.batches)]
-    batches = {id(case.feeds): batch for case, batch in zip(cases, workload.batches, strict=True)}
-    return compare_cases(
-        cases, peer.run, lambda feeds: session.run(batches[id(feeds)].padded_for(session)), tolerance=tolerance
-    ).require("the bundle against the baseline")
+    results = [
+        (
+            Case(f"batch {number}", batch.padded, batch.valid),
+            peer.run(batch.padded),
+            session.run(batch.padded_for(session)),
+        )
+        for number, batch in enumerate(workload.batches)
+    ]
+    return compare_results(results, tolerance=tolerance).require(f"the bundle against {peer.name}")
 
 
 def _jobs(session: Session, peers: list[Baseline], workload: Workload) -> dict[str, Callable[[], object]]:

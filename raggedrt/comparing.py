@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from raggedrt.errors import NumericsError
@@ -12,17 +13,17 @@ from raggedrt.export.numerics import (
     Arrays,
     Case,
     OutputError,
-    Runner,
     Tolerance,
-    compare_cases,
+    compare_results,
     difference,
+    runnable_cases,
     valid_places,
 )
 from raggedrt.export.padding_cases import InputSpec, padding_cases
 from raggedrt.outputs import refuse_existing, write_json
 from raggedrt.progress import step
 from raggedrt.runners import OpenModel, RunnerOptions, open_model
-from raggedrt.verification import make_tolerance, reference_runs, right_padded
+from raggedrt.verification import make_tolerance, right_padded
 
 NOTE = (
     "Compared at valid places: padded slots are ignored, because the original leaves arbitrary values there and a "
@@ -130,31 +131,26 @@ def compare(
         refuse_existing(pathlib.Path(report), force=True)
     one, two = (open_model(os.fspath(text), options) for text in (first, second))
     cases = _cases(one, two)
-    accepted, reference = reference_runs(cases, one.run)
-    step("comparing over %d kinds of padding", len(accepted))
-    candidate = {id(case.feeds): two.run(case.feeds) for case in accepted}
-    total = compare_cases(accepted, reference, lambda feeds: candidate[id(feeds)], tolerance=tolerance)
-    errors = [
-        _case_error(output.output, case, accepted, reference, candidate[id(case.feeds)], tolerance)
-        for output in total.outputs
-        for case in accepted
-    ]
-    names = {case.name for case in accepted}
-    skipped = tuple(case.name for case in cases if case.name not in names)
+    wanted = runnable_cases(cases, one.run)
+    step("comparing over %d kinds of padding", len(wanted))
+    results = [(case, want, two.run(case.feeds)) for case, want in wanted]
+    total = compare_results(results, tolerance=tolerance)
+    errors = [error for output in total.outputs for error in _case_errors(output.output, results, tolerance)]
+    skipped = tuple(case.name for case in cases if case.name not in total.cases)
     result = ModelComparison(one.label, two.label, tuple(errors), skipped)
     if report is not None:
         write_json(pathlib.Path(report), result.to_json())
     return result
 
 
-def _case_error(
-    output: str, case: Case, cases: list[Case], reference: Runner, got: Arrays, tolerance: Tolerance | None
-) -> OutputError:
-    """The worst error of one output in one case; whether it is per token shows over all cases."""
-    per_token = all(reference(c.feeds)[output].shape[:2] == c.valid.shape for c in cases)
-    want = reference(case.feeds)[output]
-    where = valid_places(want, case.valid, per_token=per_token)
-    return difference(output, case.name, got[output], want, where, tolerance)
+def _case_errors(
+    output: str, results: list[tuple[Case, Arrays, Arrays]], tolerance: Tolerance | None
+) -> Iterator[OutputError]:
+    """The worst error of one output in each case; that it is per token shows over all cases together."""
+    per_token = all(want[output].shape[:2] == case.valid.shape for case, want, _ in results)
+    for case, want, got in results:
+        where = valid_places(want[output], case.valid, per_token=per_token)
+        yield difference(output, case.name, got[output], want[output], where, tolerance)
 
 
 def _cases(one: OpenModel, two: OpenModel) -> list[Case]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ def convert(
         resolved = resolve_source(source, task=task, revision=revision, allow_pickle=allow_pickle, dtype=dtype)
         original = original_onnx(resolved, folder, opset=opset, tolerance=tolerance)
         step("rewriting %d nodes", len(original.model.graph))
-        rewritten = rewrite_graph(original.model, config)
+        rewritten = rewrite_graph(original.model, dataclasses.replace(config, mask_input=original.mask_input))
         model = writer.directory / MODEL_NAME
         ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
         verified = verify_rewrite(

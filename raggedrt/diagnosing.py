@@ -68,6 +68,12 @@ def doctor(*, build_ops: bool = False) -> Diagnosis:
     return Diagnosis(facts, tuple(_target_row(target.name) for target in TARGETS))
 
 
+def machine_facts() -> dict[str, str]:
+    """What a recorded measurement needs to say about where it was made."""
+    versions = {name: _package_version(name) or "not installed" for name in ("onnxruntime", "torch")}
+    return {"RaggedRT": __version__, **dict(_cpu_facts()), **versions, "op library": _library_state()}
+
+
 def _build_op_library() -> None:
     from raggedrt.plugins.native.build import build_library, find_ort_headers, obtain_ort_headers, source_digest
     from raggedrt.plugins.native.cache import cache_folder, library_path
@@ -103,7 +109,9 @@ def _library_state() -> str:
         info = library_info(path)
     except TargetError as error:
         return f"not usable: {error}"
-    return f"{path} (version {info.version}, ABI {info.abi}, digest {info.digest[:16]}, {info.isa})"
+    return (
+        f"{path} (version {info.version}, ABI {info.abi}, digest {info.digest[:16]}, kernels for {', '.join(info.isa)})"
+    )
 
 
 def _headers() -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from raggedrt.errors import InputError
 
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 
 
 def _ops() -> Table:
@@ -32,9 +32,16 @@ def _targets() -> Table:
 
 
 def _patterns() -> Table:
-    from raggedrt.graph_passes.sites import FORMS
+    from raggedrt.graph_passes.sites import decomposed, fused_ops
 
-    return ("pattern", "meaning"), [(form.name, form.doc) for form in FORMS]
+    rows = [(name, "lowered to RaggedAttention") for name in (decomposed.EAGER, decomposed.SDPA)]
+    rows += [(_op_name(*key), "lowered to RaggedAttention") for key in fused_ops.MATCHERS]
+    rows += [(_op_name(*key), reason) for key, reason in fused_ops.UNKNOWN.items()]
+    return ("attention pattern", "what becomes of it"), rows
+
+
+def _op_name(domain: str, op_type: str) -> str:
+    return f"{domain or 'onnx'}.{op_type}"
 
 
 def _models() -> Table:

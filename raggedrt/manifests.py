@@ -32,7 +32,8 @@ TOKEN_IDS = "input_ids"
 
 def report_json(report: RewriteReport, verified: Verified) -> dict[str, Any]:
     """The content of `report.json`."""
-    return {**report.to_json(), "verification": verification_record(verified).model_dump(mode="json")}
+    record = verification_record(verified).model_dump(mode="json")
+    return {**report.to_json(), "verification": {**record, "op_library": verified.native}}
 
 
 def verification_record(verified: Verified) -> Verification:
@@ -67,7 +68,7 @@ def draft_manifest(
     return ManifestDraft(
         toolchain_version=__version__,
         target=config.target,
-        io=config.io,
+        io="ragged" if config.io == "ragged" else "padded",
         inputs=tuple(_input_record(role, original) for role in report.inputs),
         outputs=tuple(TensorRecord(**dataclasses.asdict(role)) for role in report.outputs),
         source=SourceRecord(

@@ -34,7 +34,9 @@ def check_graph(proto: onnx.ModelProto, where: str) -> None:
         raise InputError(f"{where} has more than {MAX_NODES} nodes, which RaggedRT refuses; split the model")
 
 
-def _check_nodes(graph: onnx.GraphProto, known: set[str], context: object, where: str, depth: int) -> int:
+def _check_nodes(
+    graph: onnx.GraphProto, known: set[str], context: onnx.checker.C.CheckerContext, where: str, depth: int
+) -> int:
     """Returns the number of nodes, those of subgraphs included."""
     if depth > MAX_DEPTH:
         raise InputError(f"{where}: subgraphs are nested more than {MAX_DEPTH} deep, which RaggedRT refuses")
@@ -56,7 +58,7 @@ def _check_nodes(graph: onnx.GraphProto, known: set[str], context: object, where
     return count
 
 
-def _check_node(node: onnx.NodeProto, name: str, context: object, where: str) -> None:
+def _check_node(node: onnx.NodeProto, name: str, context: onnx.checker.C.CheckerContext, where: str) -> None:
     try:
         onnx.checker.check_node(node, context)
     except onnx.checker.ValidationError as error:

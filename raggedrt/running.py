@@ -6,7 +6,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def run(
     outputs = Session(opened, threads=threads, trust_bundle=trust_bundle).run(feeds)
     if destination is not None:
         with staged(destination) as path, path.open("wb") as handle:
-            np.savez(handle, **outputs, **extra)
+            save_npz(handle, {**outputs, **extra})
     return outputs
 
 
@@ -81,6 +81,14 @@ def text_feeds(bundle: Bundle, path: pathlib.Path) -> tuple[dict[str, np.ndarray
     feeds = pack_rows(rows) if ragged else pad_rows(rows, pads)
     key = "cu_seqlens" if ragged else "attention_mask"
     return {name: feeds[name] for name in feeds if name in names}, {key: feeds[key]}
+
+
+def save_npz(handle: IO[bytes], arrays: Mapping[str, Any]) -> None:
+    """Write an `.npz` file; unlike `numpy.savez`, an array may have any name, `file` for example."""
+    with zipfile.ZipFile(handle, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -72,7 +72,7 @@ def original_onnx(
     step("exporting to ONNX (opset %d)", opset)
     exported = export_model(resolved.model, opset=opset, output=path)
     step("verifying the export against PyTorch")
-    limits = {"pad_token_id": resolved.pad_token_id, "position_limit": resolved.position_limit}
-    verify_export(resolved.model, path, tolerance=tolerance, **limits)
-    cases = padding_cases(input_specs(resolved.model), **limits)
+    pad, limit = resolved.pad_token_id, resolved.position_limit
+    verify_export(resolved.model, path, tolerance=tolerance, pad_token_id=pad, position_limit=limit)
+    cases = padding_cases(input_specs(resolved.model), pad_token_id=pad, position_limit=limit)
     return Original(resolved, path, exported.model, cases, eager_runner(resolved.model))

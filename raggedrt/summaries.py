@@ -68,12 +68,11 @@ def bundle_text(facts: Mapping[str, Any]) -> str:
         for entry in facts[kind]
     ]
     lines = [
-        f"bundle for {facts['target']}, {facts['io']} inputs and outputs, made by RaggedRT {facts['toolchain_version']}",
+        f"bundle for {facts['target']}, {facts['io']} inputs and outputs, made by RaggedRT "
+        f"{facts['toolchain_version']}",
         f"source: {facts['source']['kind']} {facts['source']['description']}",
     ]
-    table = format_table(
-        ("name", "is", "role", "dtype", "shape"), [(n, k[:-1], r, d, list(s)) for n, k, r, d, s in rows]
-    )
+    table = format_table(("name", "is", "role", "dtype", "shape"), rows)
     return "\n".join(lines) + "\n\n" + table + "\n\n" + verification_text(facts["verification"])
 
 

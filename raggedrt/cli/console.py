@@ -20,7 +20,7 @@ ROOT = logging.getLogger("raggedrt")
 
 
 class _LineHandler(logging.Handler):
-    """Writes `[I] message` lines; a step on a terminal becomes a spinner until the next line."""
+    """Writes steps and warnings, with `-v` everything, as `[I] message` lines; on a terminal a step is a spinner."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,6 +29,8 @@ class _LineHandler(logging.Handler):
         self._began = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING and not self._wanted(record):
+            return
         text = record.getMessage()
         if record.name == progress.LOGGER.name:
             text = f"{text} ({time.monotonic() - self._began:.1f} s since start)"
@@ -37,6 +39,9 @@ class _LineHandler(logging.Handler):
             self._spin(line)
         else:
             self._console.print(line)
+
+    def _wanted(self, record: logging.LogRecord) -> bool:
+        return record.name == progress.LOGGER.name or ROOT.isEnabledFor(logging.DEBUG)
 
     def _spin(self, line: str) -> None:
         if self._status is None:
