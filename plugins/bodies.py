@@ -99,7 +99,8 @@ def node_form(node: ir.Node) -> NodeForm:
 
 
 def _raggedrt_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    for graph in (model.graph, *model.functions.values()):
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
         for node in ir.traversal.RecursiveGraphIterator(graph):
             if node.domain == DOMAIN:
                 yield node

@@ -103,7 +103,7 @@ class BodyBuilder:
             self._constants[key] = node.outputs[0]
         return self._constants[key]
 
-    def float(self, value: object) -> ir.Value:
+    def real(self, value: object) -> ir.Value:
         """A float32 constant."""
         return self.constant(value, ir.DataType.FLOAT)
 

@@ -65,7 +65,7 @@ def padding_mask(rng: np.random.Generator, kind: str, batch: int = 4, width: int
     """
     slot = np.arange(width)
     lengths = rng.integers(min(1, width), width + 1, batch)[:, None]
-    mask = {
+    mask: Array = {
         "full": np.ones((batch, width), bool),
         "right": slot < lengths,
         "left": slot >= width - lengths,

@@ -7,7 +7,7 @@ import pytest
 
 from raggedrt.errors import RaggedRTError
 from raggedrt.plugins.contract.abi import ABI_VERSION, Feature
-from raggedrt.plugins.node import make_node, required_features
+from raggedrt.plugins.node import AttributeValue, make_node, required_features
 
 pytestmark = pytest.mark.none
 
@@ -68,7 +68,7 @@ def features(node: ir.Node) -> Feature:
     ],
 )
 def test_required_features(
-    op: str, inputs: set[str], outputs: set[str], attributes: dict[str, object], expected: Feature
+    op: str, inputs: set[str], outputs: set[str], attributes: dict[str, AttributeValue], expected: Feature
 ) -> None:
     assert required_features(op, inputs, outputs, attributes) == expected
     assert required_features(op, inputs, outputs, attributes, extra=Feature.CROSS_LENGTHS) == (

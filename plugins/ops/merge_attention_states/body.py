@@ -15,11 +15,11 @@ def build(b: BodyBuilder) -> Sequence[ir.Value]:
     """The op's outputs as standard ops, in float32."""
     lse1, lse2 = b.input("lse1"), b.input("lse2")  # [N, T]
     top = b.op("Max", lse1, lse2)
-    seen = b.op("Greater", top, b.float(-float("inf")))
-    top = b.op("Where", seen, top, b.float(0))  # inf - inf would be NaN
+    seen = b.op("Greater", top, b.real(-float("inf")))
+    top = b.op("Where", seen, top, b.real(0))  # inf - inf would be NaN
     weight1, weight2 = (b.op("Exp", b.op("Sub", lse, top)) for lse in (lse1, lse2))
-    total = b.op("Where", seen, b.op("Add", weight1, weight2), b.float(1))
-    lse = b.op("Where", seen, b.op("Add", top, b.op("Log", total)), b.float(-float("inf")))
+    total = b.op("Where", seen, b.op("Add", weight1, weight2), b.real(1))
+    lse = b.op("Where", seen, b.op("Add", top, b.op("Log", total)), b.real(-float("inf")))
     weighted = [
         _times(b, b.input(name), b.op("Div", weight, total))
         for name, weight in (("output1", weight1), ("output2", weight2))

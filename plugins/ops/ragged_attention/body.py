@@ -52,7 +52,7 @@ def build(b: BodyBuilder) -> Sequence[ir.Value]:
     row = _row_of_token(b, queries)
     outputs = [_packed(b, mixed, row)]
     if "lse" in b.form.outputs and lse is not None:
-        last = b.float([_MINUS_INFINITY])
+        last = b.real([_MINUS_INFINITY])
         flat = b.concat(b.op("Reshape", lse, b.constant([-1])), last)
         outputs.append(b.op("Gather", flat, b.op("Transpose", row, perm=[1, 0]), axis=0))  # [N, T]
     return outputs
@@ -86,14 +86,14 @@ def _each_head(b: BodyBuilder, heads: int, rank: int) -> ir.Value:
 def _masked_scores(b: BodyBuilder, queries: Slots, keys: Slots) -> tuple[ir.Value, ir.Value]:
     """Scores [N, B, Mq, Mk], and which rows see a key: bool, a shape that broadcasts to [N, B, Mq, 1]."""
     visible = visible_keys(b, queries, keys)  # [B, 1 or Mq, Mk]
-    mask = b.op("Mul", b.cast(b.op("Not", visible), _FLOAT), b.float(HIDDEN))
+    mask = b.op("Mul", b.cast(b.op("Not", visible), _FLOAT), b.real(HIDDEN))
     scores = _scores(b, queries, keys)
     bias = additive_bias(b, queries, keys)
     if bias is not None:
-        scores = b.op("Add", scores, b.op("Max", bias, b.float(HIDDEN)))
+        scores = b.op("Add", scores, b.op("Max", bias, b.real(HIDDEN)))
     scores = b.op("Add", scores, mask)
     if bias is not None:  # a bias of -inf hides too
-        return scores, b.op("Greater", b.reduce("ReduceMax", scores, 3), b.float(HIDDEN / 2))
+        return scores, b.op("Greater", b.reduce("ReduceMax", scores, 3), b.real(HIDDEN / 2))
     return scores, b.cast(b.reduce("ReduceSum", b.cast(visible, _FLOAT), 2), _BOOL)
 
 
@@ -101,12 +101,12 @@ def _scores(b: BodyBuilder, queries: Slots, keys: Slots) -> ir.Value:
     """Scale * q k^T, capped where asked: [N, B, Mq, Mk]."""
     scale = b.form.number("scale")
     query = _padded(b, "query", queries, b.form.integer("num_heads"))
-    query = b.op("Mul", query, b.float(scale) if scale else _default_scale(b))
+    query = b.op("Mul", query, b.real(scale) if scale else _default_scale(b))
     key = b.op("Transpose", _padded(b, "key", keys, _kv_heads(b)), perm=[0, 1, 3, 2])  # [K, B, H, Mk]
     scores = _grouped_product(b, query, key)
     cap = b.form.number("softcap")
     if cap:
-        scores = b.op("Mul", b.op("Tanh", b.op("Div", scores, b.float(cap))), b.float(cap))
+        scores = b.op("Mul", b.op("Tanh", b.op("Div", scores, b.real(cap))), b.real(cap))
     return scores
 
 
@@ -127,8 +127,8 @@ def _softmax_parts(b: BodyBuilder, scores: ir.Value, seen: ir.Value) -> tuple[ir
     total = b.reduce("ReduceSum", weights, 3)
     if sink is not None:
         total = b.op("Add", total, b.op("Exp", b.op("Sub", sink, top)))
-    total = b.op("Where", seen, total, b.float(1))  # without any key it would be 0
-    lse = b.op("Where", seen, b.op("Add", top, b.op("Log", total)), b.float(_MINUS_INFINITY))
+    total = b.op("Where", seen, total, b.real(1))  # without any key it would be 0
+    lse = b.op("Where", seen, b.op("Add", top, b.op("Log", total)), b.real(_MINUS_INFINITY))
     return weights, total, lse
 
 

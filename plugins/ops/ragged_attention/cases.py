@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class Problem:
         return made | {f"rows_{side}": plan["token_index"] for side in "qk"}
 
     def _extra(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, Array]:
-        makers = {
+        makers: dict[str, Callable[[], Array]] = {
             "bias": lambda: random_values(rng, (self.batch, self.heads, self.width, self.width), dtype),
             "distance_bias": lambda: random_values(rng, (self.heads, 2 * self.width - 1), dtype),
             "alibi_slopes": lambda: 2.0 ** -np.arange(1, self.heads + 1, dtype=np.float32),

@@ -151,7 +151,7 @@ def _bias(given: Mapping[str, Array], row: int, head: int, place_q: Array, place
 
 def _softmax(scores: Array, head_sink: Array | None, head: int) -> tuple[Array, Array]:
     """Weights [Lq, Lk] and logarithm of their denominator [Lq]; 0 and -inf for a row that sees nothing."""
-    seen = (scores > -np.inf).any(axis=1) if scores.shape[1] else np.zeros(len(scores), bool)
+    seen: Array = np.any(scores > -np.inf, axis=1)  # [Lq]
     top = np.where(seen, scores.max(axis=1, initial=-np.inf), 0)  # [Lq]
     sink = -np.inf if head_sink is None else head_sink[head].astype(scores.dtype)
     top = np.maximum(top, sink) if head_sink is not None else top

@@ -58,7 +58,8 @@ def padded_attention(mask: Array, x: Array, causal: bool) -> Array:
     weights = np.where(visible, np.exp(scores), 0)
     total = weights.sum(-1, keepdims=True)
     mixed = np.where(total > 0, weights / np.where(total > 0, total, 1), 0) @ heads
-    return (mixed.transpose(0, 2, 1, 3).reshape(x.shape) * (mask != 0)[:, :, None]).astype(np.float32)
+    output: Array = mixed.transpose(0, 2, 1, 3).reshape(x.shape) * (mask != 0)[:, :, None]
+    return output.astype(np.float32)
 
 
 @pytest.mark.parametrize("plan_attributes", [{}, {"keep_slots": [0]}, {"capacity": 16, "keep_slots": [-1]}], ids=str)
