@@ -16,6 +16,7 @@ namespace raggedrt {
 namespace {
 
 constexpr int64_t kTilesToReadInPlace = 2;  // with so few query tiles packing the values costs more than it saves
+constexpr int64_t kKeysToPrefetch = 256;    // queries, keys and values of so many fit the second-level cache
 constexpr size_t kCacheLine = 64;
 
 // The part of a problem that belongs to one sequence.
@@ -162,6 +163,27 @@ class Call {
     return panels;
   }
 
+  // Rows of one head lie far apart, where hardware prefetchers do not look: asks for the next head of a small unit.
+  void prefetch_head(const Sequence& sequence, int64_t head) const {
+    const int64_t bytes = static_cast<int64_t>(element_size(problem_.element));
+    prefetch_rows(problem_.key, sequence.first_key, sequence.keys, problem_.kv_num_heads * problem_.head_size * bytes,
+                  head * problem_.head_size * bytes, problem_.head_size * bytes);
+    prefetch_rows(problem_.value, sequence.first_key, sequence.keys,
+                  problem_.kv_num_heads * problem_.value_head_size * bytes, head * problem_.value_head_size * bytes,
+                  problem_.value_head_size * bytes);
+    prefetch_rows(problem_.query, sequence.first_query, sequence.queries,
+                  problem_.num_heads * problem_.head_size * bytes, head * group_ * problem_.head_size * bytes,
+                  group_ * problem_.head_size * bytes);
+  }
+
+  static void prefetch_rows(const void* tensor, int64_t first, int64_t count, int64_t stride, int64_t offset,
+                            int64_t bytes) {
+    const char* row = static_cast<const char*>(tensor) + first * stride + offset;
+    for (int64_t i = 0; i < count; ++i, row += stride) {
+      for (int64_t byte = 0; byte < bytes; byte += static_cast<int64_t>(kCacheLine)) __builtin_prefetch(row + byte);
+    }
+  }
+
   PositionMask mask_of(int64_t index, const Sequence& sequence) const {
     if (problem_.positions_k == nullptr) return {sequence.keys, nullptr, nullptr, problem_.causal};
     return {sequence.keys, problem_.positions_k + sequence.first_key,
@@ -176,6 +198,9 @@ class Call {
     for (int64_t head = item.first_head; head < item.last_head; ++head) {
       const KeyValuePanels panels =
           item.unit >= 0 ? shared_panels(item, sequence) : own_panels(item, head, sequence, panel_buffer);
+      if (item.unit < 0 && head + 1 < item.last_head && sequence.keys <= kKeysToPrefetch) {
+        prefetch_head(sequence, head + 1);
+      }
       for (int64_t tile = item.first_tile; tile < item.last_tile; ++tile) {
         const QueryRows rows = query_rows(sequence, head, tile);
         isa_.attend(shape_, rows, problem_.query, panels, mask, scratch, problem_.output, problem_.lse);

@@ -13,11 +13,12 @@ namespace RAGGEDRT_ISA {
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 constexpr int kRowBlock = 12;  // query rows between the two products: their scores never leave the nearest cache
+constexpr int kBlockLanes = (kRowBlock + kWidth - 1) / kWidth * kWidth;
 
 // Running softmax of a query tile.
 struct SoftmaxState {
-  float maximum[kQueryTile];  // of the scores so far
-  Vec sum[kQueryTile];        // of the exponentials, by lane
+  alignas(64) float maximum[kQueryTile + kBlockLanes - kRowBlock];  // of the scores so far; whole vectors per row block
+  Vec sum[kQueryTile];                                              // of the exponentials, by lane
 };
 
 struct RowBlock {
@@ -30,41 +31,66 @@ RAGGEDRT_INLINE void scale_row(float* row, int vectors, float factor) {
   for (int v = 0; v < vectors; ++v) store(row + v * kWidth, load(row + v * kWidth) * factor);
 }
 
-// 2^x of one number, for the change of a row's maximum: -inf gives 0.
-RAGGEDRT_INLINE float rescale_factor(float old_maximum, float new_maximum) {
-  if (old_maximum == -__builtin_inff()) return 0.0f;
-  return exp2_of_negative(splat(old_maximum - new_maximum))[0];
+// The highest score of a row of `vectors` vectors; with kMasked hidden scores become -inf first.
+template <bool kMasked>
+RAGGEDRT_INLINE float row_maximum(float* line, int vectors, uint64_t bits) {
+  const Vec minus_infinity = splat(-__builtin_inff());
+  Vec highest = minus_infinity;
+  for (int v = 0; v < vectors; ++v) {
+    Vec score = load(line + v * kWidth);
+    if constexpr (kMasked) {
+      score = select_bits(static_cast<uint32_t>(bits >> (v * kWidth)), score, minus_infinity);
+      store(line + v * kWidth, score);
+    }
+    highest = max(highest, score);
+  }
+  return horizontal_max(highest);
+}
+
+// Raises the rows' maxima to those of a tile and rescales what was summed under the old ones.
+//
+// All rows of the block or none: which rows rise is unpredictable, so a branch per row costs more than it saves.
+static void raise_maxima(const RowBlock& block, const float* maxima, SoftmaxState& state, float* output,
+                         int output_vectors) {
+  alignas(64) float factors[kBlockLanes];
+  bool risen = false;
+  RAGGEDRT_UNROLL
+  for (int lane = 0; lane < kBlockLanes; lane += kWidth) {
+    float* maximum = state.maximum + block.first + lane;
+    const Vec before = load(maximum);
+    const Vec after = max(load(maxima + lane), before);
+    // From -inf the factor is 0, which wipes what was summed while the row had seen no key.
+    store(factors + lane, after == before ? splat(1.0f) : exp2_of_negative(before - after));
+    store(maximum, after);
+    risen |= any_differs(before, after);
+  }
+  if (!risen) return;
+  for (int r = 0; r < block.count; ++r) {
+    const int row = block.first + r;
+    state.sum[row] *= factors[r];
+    scale_row(output + row * output_vectors * kWidth, output_vectors, factors[r]);
+  }
 }
 
 // scores[row] -> 2^(scores[row] - maximum), updating maximum, sum and the output so far.
+//
+// Two passes over the rows, maxima first: within a pass rows are independent, so that their latencies overlap.
 template <bool kMasked>
 static void softmax_rows(const RowBlock& block, const uint64_t* row_bits, float* scores, SoftmaxState& state,
                          float* output, int output_vectors) {
-  const Vec minus_infinity = splat(-__builtin_inff());
   const int vectors = (block.keys + kWidth - 1) / kWidth;
+  alignas(64) float maxima[kBlockLanes];
+  RAGGEDRT_UNROLL
+  for (int lane = 0; lane < kBlockLanes; ++lane) maxima[lane] = -__builtin_inff();
+  for (int r = 0; r < block.count; ++r) {
+    maxima[r] = row_maximum<kMasked>(scores + r * kKeyTile, vectors, kMasked ? row_bits[block.first + r] : 0);
+  }
+  raise_maxima(block, maxima, state, output, output_vectors);
   for (int r = 0; r < block.count; ++r) {
     const int row = block.first + r;
     float* line = scores + r * kKeyTile;
-    Vec highest = minus_infinity;
-    for (int v = 0; v < vectors; ++v) {
-      Vec score = load(line + v * kWidth);
-      if constexpr (kMasked) {
-        score = select_bits(static_cast<uint32_t>(row_bits[row] >> (v * kWidth)), score, minus_infinity);
-        store(line + v * kWidth, score);
-      }
-      highest = max(highest, score);
-    }
-    const float old_maximum = state.maximum[row];
-    const float tile_maximum = horizontal_max(highest);
-    float maximum = old_maximum;
-    if (!(tile_maximum <= old_maximum)) {
-      maximum = tile_maximum;
-      const float factor = rescale_factor(old_maximum, maximum);
-      state.maximum[row] = maximum;
-      state.sum[row] *= factor;
-      scale_row(output + row * output_vectors * kWidth, output_vectors, factor);
-    }
-    // A row that has seen no key keeps -inf; its exponentials are wiped by the factor 0 of the first key it sees.
+    // A row that has seen no key keeps -inf.
+    const float maximum = state.maximum[row];
     const Vec subtract = splat(maximum == -__builtin_inff() ? 0.0f : maximum);
     Vec sum = state.sum[row];
     for (int v = 0; v < vectors; ++v) {
@@ -116,19 +142,29 @@ RAGGEDRT_INLINE void write_tile(const AttentionShape& shape, const QueryRows& ro
   }
 }
 
+// Asks for the cache lines that write_tile will store to, while there is still work to hide their latency.
+RAGGEDRT_INLINE void prefetch_output(const AttentionShape& shape, const QueryRows& rows, void* output) {
+  const int64_t row_bytes = static_cast<int64_t>(element_size(shape.element)) * shape.value_head_size;
+  for (int row = 0; row < rows.count; ++row) {
+    const char* line = static_cast<const char*>(output) + rows.index[row] * row_bytes;
+    for (int64_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(line + byte, 1);
+  }
+}
+
 static void attend(const AttentionShape& shape, const QueryRows& rows, const void* query,
                    const KeyValuePanels& panels, const TileMask& mask, const TileScratch& scratch, void* output,
                    float* lse) {
   const int output_vectors = (shape.value_head_size + kWidth - 1) / kWidth;
   const int stride = output_vectors * kWidth;
   SoftmaxState state;
+  for (float& maximum : state.maximum) maximum = -__builtin_inff();
   for (int row = 0; row < rows.count; ++row) {
     read_row(shape.element, query, rows.index[row] * shape.head_size, shape.head_size, shape.scale * kLog2E,
              scratch.query + row * kQueryStride);
-    state.maximum[row] = -__builtin_inff();
     state.sum[row] = Vec{};
     for (int v = 0; v < output_vectors; ++v) store(scratch.output + row * stride + v * kWidth, Vec{});
   }
+  prefetch_output(shape, rows, output);
   int64_t first_tile = 0;
   int64_t last_tile = 0;
   mask.range(rows, &first_tile, &last_tile);

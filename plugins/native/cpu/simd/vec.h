@@ -95,19 +95,42 @@ RAGGEDRT_INLINE Vec select_bits(uint32_t bits, Vec value, Vec other) {
 #endif
 }
 
-// 2^x for x <= 0, relative error about 2e-7; 1e-38 or less below -126. NaN stays NaN.
+RAGGEDRT_INLINE bool any_differs(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)) != 0;
+#else
+  bool differs = false;
+  RAGGEDRT_UNROLL
+  for (int lane = 0; lane < kWidth; ++lane) differs |= a[lane] != b[lane];
+  return differs;
+#endif
+}
+
+// Minimax polynomial of 2^f on an interval of length 1, degree 5, relative error 8e-8.
+RAGGEDRT_INLINE Vec exp2_polynomial(Vec f, const float (&coefficients)[6]) {
+  Vec power = splat(coefficients[5]);
+  RAGGEDRT_UNROLL
+  for (int i = 4; i >= 0; --i) power = fused_multiply_add(power, f, splat(coefficients[i]));
+  return power;
+}
+
+// 2^x for x <= 0, relative error about 2e-7; at most 1e-38 below -126. NaN stays NaN.
 RAGGEDRT_INLINE Vec exp2_of_negative(Vec x) {
+#if defined(__AVX512F__)
+  constexpr float kOnZeroToOne[] = {0.9999999403953552f, 0.6931530833244324f, 0.24015361070632935f, 0.05582631751894951f, 0.00898933969438076f, 0.0018775766948238015f};
+  const Vec fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);  // x - floor(x); 0 for -inf
+  return _mm512_scalef_ps(exp2_polynomial(fraction, kOnZeroToOne), x);  // times 2^floor(x)
+#else
+  constexpr float kAroundZero[] = {1.0000001192092896f,   0.6931469440460205f,   0.24022120237350464f,
+                                   5.550713092088699e-2f, 9.675540961325169e-3f, 1.3276472454890609e-3f};
   const Vec round_to_integer = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves the integer in the low bits
   x = max(splat(-126.0f), x);
   const Vec shifted = x + round_to_integer;
-  const Vec fraction = x - (shifted - round_to_integer);
-  Vec power = splat(1.3276472454890609e-3f);  // minimax polynomial of 2^f on [-1/2, 1/2]
-  power = fused_multiply_add(power, fraction, splat(9.675540961325169e-3f));
-  power = fused_multiply_add(power, fraction, splat(5.550713092088699e-2f));
-  power = fused_multiply_add(power, fraction, splat(0.24022120237350464f));
-  power = fused_multiply_add(power, fraction, splat(0.6931469440460205f));
-  power = fused_multiply_add(power, fraction, splat(1.0000001192092896f));
+  const Vec power = exp2_polynomial(x - (shifted - round_to_integer), kAroundZero);
   return reinterpret_cast<Vec>(reinterpret_cast<VecInt>(power) + (reinterpret_cast<VecInt>(shifted) << 23));
+#endif
 }
 
 }  // namespace RAGGEDRT_ISA
