@@ -46,6 +46,7 @@ class MaskBook:
             padding=any(s.padding for s in specs),
             causal=site.causal or any(s.causal for s in specs),
             padded_queries_masked=any(s.padded_queries_masked for s in specs),
+            unattended_rows_open=any(s.unattended_rows_open for s in specs),
         )
         return SiteMask(spec, None, all(found.proved for found in explained))
 

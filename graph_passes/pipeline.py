@@ -13,6 +13,7 @@ from raggedrt.errors import FeatureError, InputError
 from raggedrt.graph_passes.axes.rule import PackingRefused
 from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean
 from raggedrt.graph_passes.entries import attention_entries, io_roles, position_limit
+from raggedrt.graph_passes.fuse.ort_cpu import FUSIONS
 from raggedrt.graph_passes.graph_inputs import describe_inputs
 from raggedrt.graph_passes.lowering import MaskBook, SiteMask, why_not_lowered
 from raggedrt.graph_passes.packing.pack import PackingJob, pack
@@ -81,10 +82,11 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     if packed:
         report.record("collapse_views").matched = collapse_views(model)
     report.position_limit = position_limit(understanding)
+    fused = config.wants("fuse") and _fuse(model, config, report)
     report.inputs, report.outputs = io_roles(graph, understanding.analysis, ragged=packed and config.io == "ragged")
     finish(model)
     report.nodes_after = len(list(graph))
-    _require(config, report, packed)
+    _require(config, report, packed=packed, fused=fused)
     return report
 
 
@@ -176,12 +178,24 @@ def finish(model: ir.Model) -> None:
         attach_function_bodies(model)
 
 
-def _require(config: RewriteConfig, report: RewriteReport, packed: bool) -> None:
-    """Features that were asked for by name, and ragged I/O, are requirements."""
+def _fuse(model: ir.Model, config: RewriteConfig, report: RewriteReport) -> bool:
+    record = report.record("fuse")
+    record.matched = sum(FUSIONS[config.target](model).values())
+    if not record.matched:
+        record.refused.append(Refusal("graph", f"nothing to fuse for {config.target}"))
+    return record.matched > 0
+
+
+def _require(config: RewriteConfig, report: RewriteReport, *, packed: bool, fused: bool) -> None:
+    """Features that were asked for by name, and ragged I/O, are requirements; of "auto" one must apply."""
     if config.allow_partial:
         return
-    if config.io == "ragged" and not packed or ("pack" in config.required and not packed):
+    if not packed and ("pack" in config.required or config.io == "ragged"):
         raise FeatureError(_explain_stop("Padding could not be removed", report))
+    if not fused and "fuse" in config.required:
+        raise FeatureError(_explain_stop("Nothing could be fused", report))
+    if not packed and not fused:
+        raise FeatureError(_explain_stop("No feature applies to this graph", report))
 
 
 def _explain_stop(what: str, report: RewriteReport) -> str:

@@ -130,6 +130,9 @@ class _Builder:
             if keep and spec.padded_queries_masked:
                 reason = "a fixed slot is read, but the mask hides all keys from padded queries"
                 raise PackingRefused(self.sites[output].name, reason)
+            if keep and spec.unattended_rows_open:
+                reason = "a fixed slot is read, but the mask shows every key to queries that would see none"
+                raise PackingRefused(self.sites[output].name, reason)
             if keep - {-1} and spec.causal:
                 reason = f"slot {min(keep - {-1})} is read; under a causal mask a padded slot there sees no valid key"
                 raise PackingRefused(self.sites[output].name, reason)

@@ -1,0 +1,35 @@
+"""Fusions for ONNX Runtime's CPU provider, in order: the packed graph gets what the padded one would get."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import onnx_ir as ir
+from onnxscript.rewriter.ort_fusions.bias_gelu import bias_gelu_rules
+from onnxscript.rewriter.ort_fusions.erfgelu import rules as erf_gelu_rules
+
+from raggedrt.graph_passes.fuse import skip_normalization
+
+logger = logging.getLogger(__name__)
+
+RULE_SETS = (
+    ("erf_gelu", erf_gelu_rules),
+    ("skip_layer_normalization", skip_normalization.RULES),
+    ("bias_gelu", bias_gelu_rules),
+)
+
+
+def fuse(model: ir.Model) -> dict[str, int]:
+    """Apply every rule set in place; returns how often each matched."""
+    counts = {}
+    for name, rules in RULE_SETS:
+        counts[name] = rules.apply_to_model(model)
+        logger.debug("%s: %d", name, counts[name])
+    if any(counts.values()):
+        model.graph.opset_imports["com.microsoft"] = 1
+    return counts
+
+
+FUSIONS: dict[str, Callable[[ir.Model], dict[str, int]]] = {"ort-cpu": fuse}
+"""By target."""
