@@ -195,7 +195,10 @@ def _cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporter's known warnings; what matters in them is checked here."""
+    """Silences the exporter's known warnings, except in debug output; what matters in them is checked here."""
+    if logger.isEnabledFor(logging.DEBUG):
+        yield
+        return
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [noisy.level for noisy in loggers]
     for noisy in loggers:

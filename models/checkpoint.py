@@ -88,7 +88,9 @@ def weight_files(directory: Path, *, allow_pickle: bool) -> list[Path]:
             f"{directory}: only a pickled checkpoint ({PICKLED[0]}) is here, and unpickling runs code from the file. "
             "Convert it to model.safetensors, or pass --allow-pickle (allow_pickle=True) if you trust where it is from."
         )
-    raise InputError(f"{directory}: there are no weights; expected {SAFETENSORS[0]} (or its sharded form).")
+    graph = next(iter(sorted(directory.glob("**/*.onnx"))), None)
+    hint = f" To use {graph.name}, give that file itself." if graph else ""
+    raise InputError(f"{directory}: there are no weights; expected {SAFETENSORS[0]} (or its sharded form).{hint}")
 
 
 def _shards(index: Path) -> list[Path]:

@@ -56,7 +56,7 @@ def resolve(
     if path.suffix in (".onnx", ".pt2") and not path.is_dir() and dtype != "fp32":
         raise InputError(f"{path}: --dtype {dtype} applies to PyTorch modules; this file's dtype is fixed.")
     if path.suffix == ".onnx" and not path.is_dir():
-        return ResolvedSource("onnx", None, path, onnx_digest(path), f"ONNX file {path}")
+        return _from_onnx(path)
     if path.suffix == ".pt2" and not path.is_dir():
         return _from_program(path, allow_pickle)
     if is_factory(text) and not path.exists():
@@ -66,6 +66,23 @@ def resolve(
     elif revision is not None:
         raise InputError(f"{text}: --revision applies to Hub ids only, and this is a local path.")
     return _from_directory(path, chosen, dtype, allow_pickle=allow_pickle)
+
+
+def _from_onnx(path: Path) -> ResolvedSource:
+    """Checks an ONNX file; a tokenizer and a padding id are taken from what lies beside it."""
+    digest = onnx_digest(path)
+    config = path.parent / checkpoint.CONFIG
+    pad = checkpoint.read_json(config).get("pad_token_id") if config.is_file() else None
+    return ResolvedSource(
+        "onnx",
+        None,
+        path,
+        digest,
+        f"ONNX file {path}",
+        tokenizer_dir=checkpoint.tokenizer_directory(path.parent),
+        pad_token_id=pad if isinstance(pad, int) else 0,
+        input_defaults=_defaults(INPUT_DEFAULTS),
+    )
 
 
 def _from_directory(root: Path, chosen: Task | None, dtype: str, *, allow_pickle: bool) -> ResolvedSource:
@@ -138,21 +155,22 @@ def _from_object(value: Any, name: str, chosen: Task | None, dtype: str) -> Reso
     """Takes what a factory returned: a `ModelSource` or a module."""
     import torch
 
-    from raggedrt.models.wrap import DTYPES, wrap_module
+    from raggedrt.models.wrap import DTYPES, in_dtype, source_in_dtype, wrap_module
 
     if not isinstance(value, (ModelSource, torch.nn.Module)):
         raise InputError(f"{name}: expected an nn.Module or a raggedrt.ModelSource, found {type(value).__name__}.")
-    module = value.module if isinstance(value, ModelSource) else value
+    wanted = DTYPES[dtype]
+    source = source_in_dtype(value, wanted) if isinstance(value, ModelSource) else None
+    module = source.module if source else in_dtype(value, wanted)
     module.eval()
-    digest = weights_digest(f"{name}\0{dtype}", module)
+    digest = weights_digest(name, module)
     config = getattr(value, "config", None)
-    if not isinstance(value, ModelSource) and hasattr(config, "model_type"):
+    if source is None and hasattr(config, "model_type"):
         task = chosen or task_from_architectures([type(value).__name__], name)
-        return _transformers_source(value, config, task, task.outputs, dtype, path=None, digest=digest)
+        return _transformers_source(module, config, task, task.outputs, dtype, path=None, digest=digest)
     if chosen is not None:
         raise InputError(f"{name}: --task applies to transformers models; this factory says itself what it returns.")
-    module.to(DTYPES[dtype])
-    model = value if isinstance(value, ModelSource) else wrap_module(value)
+    model = source or wrap_module(module)
     description = f"{name}, {dtype}: {', '.join(model.output_names)}"
     return ResolvedSource("torch", model, None, digest, description, input_defaults=_defaults(model.example_inputs))
 

@@ -61,7 +61,9 @@ class Normalize(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Takes and returns float [batch, embedding]."""
-        return nn.functional.normalize(embedding, p=2.0, dim=-1)
+        # torch.nn.functional.normalize does the same, with an Expand in the graph
+        length: Tensor = torch.linalg.vector_norm(embedding, dim=-1, keepdim=True)
+        return embedding / length.clamp(min=1e-12)
 
 
 class Pooling(nn.Module):

@@ -35,6 +35,10 @@ def load_config(directory: Path) -> Any:
             f"{directory / CONFIG}: model_type {model_type!r} is not one that transformers {transformers.__version__} "
             f"knows.{own_code} Name a supported model, or give a factory `package.module:function` that builds it."
         )
+    if raw.get("auto_map"):
+        logger.warning(
+            "%s asks for its own Python code (auto_map), which is never run; transformers' class is used", directory
+        )
     try:
         return transformers.AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many kinds for a bad configuration

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +97,22 @@ def present_outputs(
 def text_source(module: nn.Module, examples: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> ModelSource:
     """Returns a source whose inputs all have a dynamic batch and sequence axis."""
     return ModelSource(module, examples, {name: dict(_AXES) for name in examples}, tuple(outputs))
+
+
+def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Returns the caller's own module where it has this dtype already, else a converted copy of it."""
+    if all(tensor.dtype == dtype for tensor in module.state_dict().values() if tensor.is_floating_point()):
+        return module
+    return copy.deepcopy(module).to(dtype)
+
+
+def source_in_dtype(source: ModelSource, dtype: torch.dtype) -> ModelSource:
+    """Returns a source whose module and floating-point examples have this dtype."""
+    examples = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in source.example_inputs.items()
+    }
+    return dataclasses.replace(source, module=in_dtype(source.module, dtype), example_inputs=examples)
 
 
 def wrap_module(module: nn.Module) -> ModelSource:

@@ -226,3 +226,36 @@ def test_random_weights_are_distinct() -> None:
         assert parameter.std() > 0.02, name
     other = factories.tiny_model("bert", seed=1)
     assert not torch.equal(model.embeddings.word_embeddings.weight, other.embeddings.word_embeddings.weight)
+
+
+def test_the_callers_module_is_not_converted_in_place() -> None:
+    module = factories.tiny_bert()
+    resolved = resolve(module, dtype="fp16")
+    assert resolved.model is not None
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in resolved.model.module.parameters()} == {torch.float16}
+    examples = {"x": torch.randn(2, 3)}
+    source = resolve(ModelSource(torch.nn.Linear(3, 4), examples, {"x": {0: "batch"}}, ["y"]), dtype="fp16").model
+    assert source is not None
+    assert source.example_inputs["x"].dtype == torch.float16
+    assert source.mask_input is None
+
+
+def test_onnx_file_beside_a_tokenizer(bert: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info("x", 1, [2])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [value])
+    folder = copy_with(bert, tmp_path / "m", pad_token_id=3)
+    onnx.save(onnx.helper.make_model(graph), str(folder / "model.onnx"))
+    resolved = resolve(folder / "model.onnx")
+    assert (resolved.tokenizer_dir, resolved.pad_token_id) == (folder, 3)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"To use model\.onnx, give that file itself"):
+        resolve(folder)
+
+
+def test_own_code_of_a_known_model_type_is_announced(
+    bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolve(copy_with(bert, tmp_path / "m", auto_map={"AutoModel": "code.Model"}))
+    assert "never run" in caplog.text
