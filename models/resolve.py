@@ -161,7 +161,7 @@ def _from_object(value: Any, name: str, chosen: Task | None, dtype: str) -> Reso
         raise InputError(f"{name}: expected an nn.Module or a raggedrt.ModelSource, found {type(value).__name__}.")
     wanted = DTYPES[dtype]
     source = source_in_dtype(value, wanted) if isinstance(value, ModelSource) else None
-    module = source.module if source else in_dtype(value, wanted)
+    module: nn.Module = source.module if source is not None else in_dtype(value, wanted)  # type: ignore[arg-type]
     module.eval()
     digest = weights_digest(name, module)
     config = getattr(value, "config", None)
