@@ -29,7 +29,11 @@ def attention_entries(
     """One entry per attention site found, in graph order (unknown ones last)."""
     length = understanding.analysis.inputs.sequence or config_length or DEFAULT_LENGTH
     stopped = next((refusal for refusal in report.record("pack").refused), None)
-    general = "removing padding was not asked for" if stopped is None else f"packing stopped at {stopped.node}: {stopped.reason}"
+    general = (
+        "removing padding was not asked for"
+        if stopped is None
+        else f"packing stopped at {stopped.node}: {stopped.reason}"
+    )
     entries = []
     for site in understanding.sites:
         mask = masks[site.output]
@@ -84,7 +88,11 @@ def _role_from_dims(value: ir.Value, shape: tuple[int | str, ...], analysis: Axi
     axes = analysis.axes.get(value)
     if axes is None:
         names = analysis.inputs
-        if len(shape) >= 2 and shape[0] in names.batch_symbols | {"batch"} and shape[1] in names.sequence_symbols | {"sequence"}:
+        if (
+            len(shape) >= 2
+            and shape[0] in names.batch_symbols | {"batch"}
+            and shape[1] in names.sequence_symbols | {"sequence"}
+        ):
             return Role.PER_TOKEN
         return Role.PER_SEQUENCE if shape and shape[0] in names.batch_symbols | {"batch"} else Role.OTHER
     if has(axes[:1], Kind.BATCH) and has(axes[1:2], Kind.TOKEN):

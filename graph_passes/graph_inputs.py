@@ -61,5 +61,8 @@ def _leading(value: ir.Value) -> tuple[int | str | None, ...]:
 def _named_per_token(value: ir.Value, dims: tuple[int | str | None, ...]) -> bool:
     """Well-known names count unless a static dimension contradicts (position_ids may be [1, sequence])."""
     own = _leading(value)
-    same = all(mine == theirs or (isinstance(mine, str) and isinstance(theirs, str)) for mine, theirs in zip(own, dims, strict=True))
+    same = all(
+        mine == theirs or (isinstance(mine, str) and isinstance(theirs, str))
+        for mine, theirs in zip(own, dims, strict=True)
+    )
     return value.name in TOKEN_NAMES and same

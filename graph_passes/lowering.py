@@ -75,8 +75,7 @@ def _why_not_served(site: AttentionSite, spec: MaskSpec, capability: Capability)
     sizes = (site.head_size, site.value_head_size)
     if any(size % capability.head_size_multiple or size > capability.max_head_size for size in sizes):
         return (
-            f"head sizes {sizes} are not multiples of {capability.head_size_multiple} "
-            f"up to {capability.max_head_size}"
+            f"head sizes {sizes} are not multiples of {capability.head_size_multiple} up to {capability.max_head_size}"
         )
     if site.num_heads % site.kv_num_heads:
         return f"{site.num_heads} query heads do not share {site.kv_num_heads} key heads evenly"
@@ -119,14 +118,14 @@ def lower_site(site: AttentionSite, spec: MaskSpec, region: PackedRegion) -> ir.
     }
     stem = f"{site.output.name}_attention"
     output = tape.custom("RaggedAttention", inputs, attributes, stem=stem).outputs[0]
-    output.dtype = site.query.value.dtype
+    output.type = site.query.value.type
     output.shape = ir.Shape([TOKENS, site.num_heads * site.value_head_size])
     if site.output_layout != BNSH:
         return output
-    split = [TOKENS, site.num_heads, site.value_head_size]
+    split: list[int | str] = [TOKENS, site.num_heads, site.value_head_size]
     target = tape.vector([-1, site.num_heads, site.value_head_size])
     heads = tape.op("Reshape", [output, target], stem=f"{stem}_heads", shape=split)
-    shape = [site.num_heads, TOKENS, site.value_head_size]
+    shape: list[int | str] = [site.num_heads, TOKENS, site.value_head_size]
     return tape.op("Transpose", [heads], {"perm": [1, 0, 2]}, stem=f"{stem}_heads", shape=shape)
 
 

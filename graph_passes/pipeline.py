@@ -1,4 +1,4 @@
-"""The graph passes in order: ONNX in, ONNX with fused ragged attention out, and a report of what was done and why not."""
+"""The graph passes in order: ONNX in, ONNX with fused ragged attention out, and a report that says what and why not."""
 
 from __future__ import annotations
 
@@ -118,11 +118,15 @@ def _understand(graph: ir.Graph, config: RewriteConfig, report: RewriteReport) -
         understanding = understand(graph, inputs)
     record = report.record("find_attention")
     record.matched = len(understanding.sites)
-    record.refused = [Refusal(site.name, f"closest form {site.form}: {site.reason}") for site in understanding.unknown_sites]
+    record.refused = [
+        Refusal(site.name, f"closest form {site.form}: {site.reason}") for site in understanding.unknown_sites
+    ]
     return understanding
 
 
-def _explain_masks(understanding: Understanding, config: RewriteConfig, report: RewriteReport) -> dict[ir.Value, SiteMask]:
+def _explain_masks(
+    understanding: Understanding, config: RewriteConfig, report: RewriteReport
+) -> dict[ir.Value, SiteMask]:
     book = MaskBook(understanding.analysis.inputs)
     masks = {site.output: book.of(site) for site in understanding.sites}
     report.record("explain_masks").matched = sum(mask.spec is not None for mask in masks.values())

@@ -14,7 +14,7 @@ def collapse_views(model: ir.Model) -> int:
     before = len(list(graph))
     changed = True
     while changed:
-        changed = any([_collapse(node) for node in list(graph)])
+        changed = sum(_collapse(node) for node in list(graph)) > 0
         common_passes.RemoveUnusedNodesPass()(model)
     return before - len(list(graph))
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from raggedrt.graph_passes.axes import contents, padded_slots, rules
 from raggedrt.graph_passes.axes.atoms import BATCH_SYMBOL, TOKEN_SYMBOL, Atom, Axes, Axis, Kind, Size, feature
+from raggedrt.graph_passes.axes.contents import Content
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 
 MAX_CONTENT = 64
@@ -25,7 +26,7 @@ class AxisAnalysis:
     batch: Atom
     token: Atom
     axes: dict[ir.Value, Axes | None] = dataclasses.field(default_factory=dict)
-    contents: dict[ir.Value, contents.Content] = dataclasses.field(default_factory=dict)
+    contents: dict[ir.Value, Content] = dataclasses.field(default_factory=dict)
     padded: dict[ir.Value, float] = dataclasses.field(default_factory=dict)
     """The one number that every padded slot of the value holds in the original, where that is known."""
 
@@ -37,7 +38,7 @@ class AxisAnalysis:
             self._enter_constant(value)
         return self.axes.get(value)
 
-    def content_of(self, value: ir.Value | None) -> contents.Content | None:
+    def content_of(self, value: ir.Value | None) -> Content | None:
         """The elements of a small integer tensor as symbolic sizes."""
         if value is None:
             return None
@@ -75,7 +76,7 @@ class AxisAnalysis:
             self.padded[value] = float(np.asarray(tensor.numpy()).reshape(()))
         if len(shape) <= 1 and elements <= MAX_CONTENT and contents.is_integer(tensor.dtype):
             array = np.asarray(tensor.numpy()).reshape(-1)
-            self.contents[value] = contents.Content(tuple(Size(int(item)) for item in array), scalar=not shape)
+            self.contents[value] = Content(tuple(Size(int(item)) for item in array), scalar=not shape)
 
 
 Visit = Callable[[ir.Node, "AxisAnalysis"], None]

@@ -1,7 +1,7 @@
 """The vocabulary of the axis analysis: symbolic sizes, atoms, axes.
 
-An axis is a product of atoms: `[B*N, S, H]` has the axes `(B, N), (S,), (H,)`. Views (Reshape, Transpose, …) only regroup
-and permute atoms, so a chain of views can be read as one permutation however an exporter spelled it.
+An axis is a product of atoms: `[B*N, S, H]` has the axes `(B, N), (S,), (H,)`. Views (Reshape, Transpose, …) only
+regroup and permute atoms, so a chain of views can be read as one permutation however an exporter spelled it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Follow small integer tensors (shape arithmetic) symbolically: `Concat(Shape(x)[0:1], [-1], [64])` is `(batch, -1, 64)`."""
+"""Follow small integer tensors (shape arithmetic): `Concat(Shape(x)[0:1], [-1], [64])` is `(batch, -1, 64)`."""
 
 from __future__ import annotations
 

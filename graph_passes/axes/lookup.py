@@ -71,7 +71,6 @@ class GatherElements:
         packed = [region.packed(data), region.packed(indices)]
         return region.emit(node, packed, {"axis": packed_axis_number(data_axes, axis)})
 
-
     @staticmethod
     def _table(data: ir.Value, axes: Axes, axis: int, region: Packed) -> ir.Value | None:
         """One row [1, F] that Expand repeats for every sequence, looked up by token: RoBERTa's token types."""

@@ -34,7 +34,9 @@ class MatMul:
         right_axes = require_axes(node, region.analysis.axes_of(right), "the right operand")
         refuse_mixing(node, left_axes, len(left_axes) - 1)
         if has(right_axes, Kind.BATCH) or has(right_axes, Kind.TOKEN):
-            raise PackingRefused(node, "MatMul multiplies tokens by tokens; this is not a form of attention that is known")
+            raise PackingRefused(
+                node, "MatMul multiplies tokens by tokens; this is not a form of attention that is known"
+            )
         contracted = (*output[:-1], left_axes[-1])
         # Only leading axes of a weight line up with the output's; a weight without them is used as it is.
         weight = region.aligned(right, (*output[:-2], (), ())) if len(right_axes) > 2 else right

@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
     from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 
 
-class PackingRefused(RaggedRTError):
+class PackingRefused(RaggedRTError):  # noqa: N818 - a refusal is a result, reported; not a failure
     """A node cannot run on packed tokens; carries the node's name and the reason."""
 
     def __init__(self, node: ir.Node | str, reason: str) -> None:
@@ -93,7 +93,7 @@ def packed_axes(axes: Axes) -> Axes:
     return tuple(tuple(atom for atom in axis if atom.kind is not Kind.BATCH) for axis in kept)
 
 
-def require_axes(node: ir.Node, axes: Axes | None, what: str = "an operand") -> Axes:
+def require_axes(node: ir.Node | str, axes: Axes | None, what: str = "an operand") -> Axes:
     """The axes, or a refusal that names the node."""
     if axes is None:
         raise PackingRefused(node, f"what the axes of {what} mean is not known")
@@ -104,4 +104,6 @@ def refuse_mixing(node: ir.Node, axes: Axes, number: int) -> None:
     """Refuse an op that works along the batch or token axis."""
     for atom in axes[number]:
         if atom.kind is not Kind.FEATURE:
-            raise PackingRefused(node, f"{node.op_type} works along the {atom.kind.value} axis, so it mixes {atom.kind.value}s")
+            raise PackingRefused(
+                node, f"{node.op_type} works along the {atom.kind.value} axis, so it mixes {atom.kind.value}s"
+            )

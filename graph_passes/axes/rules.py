@@ -10,11 +10,11 @@ import typing
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.elementwise import Elementwise
+from raggedrt.graph_passes.axes.fused import FusedAttention, StandardAttention
 from raggedrt.graph_passes.axes.lookup import Expand, Gather, GatherElements, Range
 from raggedrt.graph_passes.axes.products import Gemm, MatMul
 from raggedrt.graph_passes.axes.views import Flatten, Reshape, Squeeze, Transpose, Unsqueeze
 from raggedrt.graph_passes.axes.within import AlongAxis, Concat, Normalization, Reduction, Slice, Split
-from raggedrt.graph_passes.axes.fused import FusedAttention, StandardAttention
 
 if typing.TYPE_CHECKING:
     from raggedrt.graph_passes.axes.rule import Rule

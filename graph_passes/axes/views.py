@@ -88,8 +88,10 @@ class Flatten(_View):
         axes = analysis.axes_of(node.inputs[0])
         if axes is None:
             return [None]
-        number = int_attribute(node, "axis", 1) % (len(axes) + 1) if int_attribute(node, "axis", 1) >= 0 else (
-            int_attribute(node, "axis", 1) + len(axes)
+        number = (
+            int_attribute(node, "axis", 1) % (len(axes) + 1)
+            if int_attribute(node, "axis", 1) >= 0
+            else (int_attribute(node, "axis", 1) + len(axes))
         )
         head = tuple(atom for axis in axes[:number] for atom in axis)
         return [(head, tuple(atom for axis in axes[number:] for atom in axis))]

@@ -83,7 +83,10 @@ class Normalization:
         first = int_attribute(node, "axis", -1) % len(axes)
         for number in range(first, len(axes)):
             refuse_mixing(node, axes, number)
-        operands = [region.packed(source), *(self._parameter(node, v, axes, i, region) for i, v in enumerate(node.inputs[1:]))]
+        operands = [
+            region.packed(source),
+            *(self._parameter(node, v, axes, i, region) for i, v in enumerate(node.inputs[1:])),
+        ]
         # Counted from the end, the axis is the same with and without the batch.
         return region.emit(node, operands, {} if self.skip else {"axis": first - len(axes)})
 

@@ -28,24 +28,22 @@ class SkipLayerNormalizationFusion(pattern.RewriteRuleClassBase):
         self._bias = bias
         self._skip_first = skip_first
 
-    def pattern(self, op, x, skip, gamma, beta, bias):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D102
+    def pattern(self, op, x, skip, gamma, beta, bias):  # type: ignore[no-untyped-def]  # noqa: D102
         value = op.Add(x, bias) if self._bias else x
         total = op.Add(skip, value) if self._skip_first else op.Add(value, skip)
-        normalized = op.LayerNormalization(
-            total, gamma, beta, _allow_other_attributes=True, _outputs=["normalized"]
-        )
+        normalized = op.LayerNormalization(total, gamma, beta, _allow_other_attributes=True, _outputs=["normalized"])
         return normalized, total
 
-    def check(  # type: ignore[no-untyped-def]  # noqa: D102
+    def check(  # type: ignore[no-untyped-def,override]  # noqa: D102
         self,
-        context,  # noqa: ANN001
+        context,
         x: ir.Value,
         skip: ir.Value,
         gamma: ir.Value,
         bias: ir.Value | None,
         normalized: ir.Value,
         **_: object,
-    ) -> pattern.MatchResult:
+    ) -> pattern.MatchResult:  # type: ignore[name-defined]
         result = pattern.MatchResult()
         shape = _shape(x)
         if x.dtype is not ir.DataType.FLOAT:
@@ -61,7 +59,7 @@ class SkipLayerNormalizationFusion(pattern.RewriteRuleClassBase):
 
     def rewrite(  # type: ignore[no-untyped-def]  # noqa: D102
         self,
-        op,  # noqa: ANN001
+        op,
         x: ir.Value,
         skip: ir.Value,
         gamma: ir.Value,
@@ -69,7 +67,7 @@ class SkipLayerNormalizationFusion(pattern.RewriteRuleClassBase):
         bias: ir.Value | None,
         normalized: ir.Value,
         **_: object,
-    ):  # noqa: ANN202
+    ):
         node = normalized.producer()
         epsilon = node.attributes.get_float("epsilon", 1e-5) if node is not None else 1e-5
         operands = [x, skip, gamma, beta] + ([bias] if self._bias else [])
@@ -81,7 +79,9 @@ class SkipLayerNormalizationFusion(pattern.RewriteRuleClassBase):
 
 RULES = pattern.RewriteRuleSet(
     [
-        SkipLayerNormalizationFusion.rule(f"SkipLayerNormalization{suffix}", bias=bias, skip_first=first)
+        SkipLayerNormalizationFusion.rule(  # type: ignore[no-untyped-call]
+            f"SkipLayerNormalization{suffix}", bias=bias, skip_first=first
+        )
         for bias, suffix in ((True, "Bias"), (False, ""))
         for first in (False, True)
     ]

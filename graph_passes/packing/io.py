@@ -75,15 +75,20 @@ def _mask_from_lengths(tape: Tape, cu_seqlens: ir.Value, max_seqlen: ir.Value, d
     longest = tape.op("Squeeze", [shape], stem="longest", shape=[])
     slots = tape.op("Range", [tape.scalar(0), longest, tape.scalar(1)], stem="slots", shape=["sequence"])
     mask = tape.op("Less", [slots, lengths], stem="valid", dtype=ir.DataType.BOOL, shape=["batch", "sequence"])
-    return mask if dtype is ir.DataType.BOOL else tape.op("Cast", [mask], {"to": dtype}, stem="mask", dtype=dtype, shape=["batch", "sequence"])
+    return (
+        mask
+        if dtype is ir.DataType.BOOL
+        else tape.op("Cast", [mask], {"to": dtype}, stem="mask", dtype=dtype, shape=["batch", "sequence"])
+    )
 
 
 def ragged_output(region: PackedRegion, value: ir.Value, axes: Axes) -> ir.Value:
     """A per-token output as [T, ...]."""
-    if axis_of(axes, Kind.TOKEN) is None or axis_of(axes, Kind.BATCH) is None:
-        raise PackingRefused(value.producer() or f"'{value.name}'", f"the output '{value.name}' is not one row per token")
     slot = axis_of(axes, Kind.TOKEN)
-    assert slot is not None  # noqa: S101 - checked above
+    if slot is None or axis_of(axes, Kind.BATCH) is None:
+        raise PackingRefused(
+            value.producer() or f"'{value.name}'", f"the output '{value.name}' is not one row per token"
+        )
     form = region.packed(value)
     number = packed_axis_number(axes, slot)
     if number == 0:

@@ -66,7 +66,9 @@ class _Builder:
         self.analysis = job.understanding.analysis
         self.sites = {site.output: site for site in job.understanding.sites}
         self.lowered = 0
-        self.inputs: RaggedInputs | None = make_ragged_inputs(job.graph, self.analysis, tape, mask) if job.ragged else None
+        self.inputs: RaggedInputs | None = (
+            make_ragged_inputs(job.graph, self.analysis, tape, mask) if job.ragged else None
+        )
         behind_inputs = set() if self.inputs is None else set(self.inputs.tokens)
         self.behind = self._behind_attention(behind_inputs)
         self.needed = self._needed_nodes()
@@ -210,9 +212,9 @@ def _replace_outputs(graph: ir.Graph, new: list[ir.Value]) -> None:
         old.name = f"{name}_before_packing"
         if value.is_graph_output() or value.producer() is None:
             copy = ir.Node("", "Identity", [value], num_outputs=1, name=f"{name}_copy")
-            copy.outputs[0].dtype, copy.outputs[0].shape = value.dtype, value.shape
+            copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
             graph.append(copy)
-            value = copy.outputs[0]  # noqa: PLW2901
+            value = copy.outputs[0]
         value.name = name
-        value.dtype = old.dtype if value.dtype is None else value.dtype
+        value.type = value.type or old.type
         graph.outputs[number] = value

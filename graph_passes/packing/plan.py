@@ -42,7 +42,9 @@ class PlanValues:
         """A vector of the batch's padded length: any per-slot vector serves, only its length is read."""
         if self._max_seqlen is None:
             tape = self.tape
-            shape = tape.op("Shape", [self.mask], {"start": 1, "end": 2}, stem="length", dtype=ir.DataType.INT64, shape=[1])
+            shape = tape.op(
+                "Shape", [self.mask], {"start": 1, "end": 2}, stem="length", dtype=ir.DataType.INT64, shape=[1]
+            )
             self._max_seqlen = tape.op(
                 "ConstantOfShape", [shape], {"value": ir.tensor([0.0], dtype=ir.DataType.FLOAT)},
                 stem="max_seqlen", dtype=ir.DataType.FLOAT, shape=["sequence"],
@@ -54,8 +56,17 @@ class PlanValues:
         """Int64 [T]: the batch row of each token."""
         if self._row is None:
             tape = self.tape
-            length = tape.op("Shape", [self.mask], {"start": 1, "end": 2}, stem="length", dtype=ir.DataType.INT64, shape=[1])
-            index = tape.op("Cast", [self.token_index], {"to": ir.DataType.INT64}, stem="index64", dtype=ir.DataType.INT64, shape=[TOKENS])
+            length = tape.op(
+                "Shape", [self.mask], {"start": 1, "end": 2}, stem="length", dtype=ir.DataType.INT64, shape=[1]
+            )
+            index = tape.op(
+                "Cast",
+                [self.token_index],
+                {"to": ir.DataType.INT64},
+                stem="index64",
+                dtype=ir.DataType.INT64,
+                shape=[TOKENS],
+            )
             self._row = tape.op("Div", [index, length], stem="row", shape=[TOKENS])
         return self._row
 
@@ -66,7 +77,9 @@ class PlanValues:
         if self.ragged:
             return self._edge_rows(first=slot >= 0, offset=slot if slot >= 0 else slot + 1)
         one = self.tape.scalar(1)
-        less = self.tape.op("Gather", [self._rows_by_slot(), self.tape.scalar(slot)], {"axis": 1}, stem="slot_row1", shape=["batch"])
+        less = self.tape.op(
+            "Gather", [self._rows_by_slot(), self.tape.scalar(slot)], {"axis": 1}, stem="slot_row1", shape=["batch"]
+        )
         rows = self.tape.op("Sub", [less, one], stem="slot_row", shape=["batch"])
         return self.tape.op("Cast", [rows], {"to": ir.DataType.INT32}, stem="slot_row32", dtype=ir.DataType.INT32)
 
@@ -87,7 +100,14 @@ class PlanValues:
         tape = self.tape
         begin = self._slice(0, -1, "begin")
         end = self._slice(1, (1 << 31) - 1, "end")
-        shift = tape.op("Cast", [tape.scalar(offset if first else offset - 1)], {"to": ir.DataType.INT32}, stem="shift", dtype=ir.DataType.INT32, shape=[])
+        shift = tape.op(
+            "Cast",
+            [tape.scalar(offset if first else offset - 1)],
+            {"to": ir.DataType.INT32},
+            stem="shift",
+            dtype=ir.DataType.INT32,
+            shape=[],
+        )
         rows = tape.op("Add", [begin if first else end, shift], stem="edge_row", shape=["batch"])
         if not self.ragged:
             return rows  # the slot is kept, so there is always a row
@@ -95,7 +115,9 @@ class PlanValues:
             tape.op("GreaterOrEqual", [rows, begin], stem="after_begin", dtype=ir.DataType.BOOL, shape=["batch"]),
             tape.op("Less", [rows, end], stem="before_end", dtype=ir.DataType.BOOL, shape=["batch"]),
         ], stem="inside", dtype=ir.DataType.BOOL, shape=["batch"])  # fmt: skip
-        none = tape.op("Cast", [tape.scalar(-1)], {"to": ir.DataType.INT32}, stem="none", dtype=ir.DataType.INT32, shape=[])
+        none = tape.op(
+            "Cast", [tape.scalar(-1)], {"to": ir.DataType.INT32}, stem="none", dtype=ir.DataType.INT32, shape=[]
+        )
         return tape.op("Where", [inside, rows, none], stem="edge_row", dtype=ir.DataType.INT32, shape=["batch"])
 
     def _slice(self, start: int, end: int, stem: str) -> ir.Value:

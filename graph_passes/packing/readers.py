@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.atoms import Kind, axis_of, has
 from raggedrt.graph_passes.axes.contents import int_attribute
+from raggedrt.graph_passes.axes.rule import PackingRefused
 from raggedrt.graph_passes.axes.within import slice_bounds
 from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import padded_shape
@@ -32,16 +33,21 @@ def slot_read(node: ir.Node, region: PackedRegion) -> tuple[int, bool] | None:
             first = None if start is None else start.static
             last = None if end is None else end.static
             # x[:, k:k+1]; with k = -1 the end is "to the end"
-            if step == 1 and first is not None and last is not None and (last == first + 1 or (first == -1 and last > 0)):
+            if (
+                step == 1
+                and first is not None
+                and last is not None
+                and (last == first + 1 or (first == -1 and last > 0))
+            ):
                 return first, True
     return None
 
 
 def read_slot(node: ir.Node, slot: int, keep_axis: bool, region: PackedRegion) -> ir.Value:
     """Gather the packed row of that slot of every sequence: `[B, ...]`, or `[B, 1, ...]` with `keep_axis`."""
-    source = node.inputs[0]
-    output = node.outputs[0]
-    assert source is not None  # noqa: S101 - slot_read has looked
+    source, output = node.inputs[0], node.outputs[0]
+    if source is None:
+        raise PackingRefused(node, "the operand is missing")
     tape, form = region.tape, region.packed(source)
     rows = region.plan.rows_of_slot(slot)
     axes = region.analysis.axes_of(output)
@@ -51,7 +57,7 @@ def read_slot(node: ir.Node, slot: int, keep_axis: bool, region: PackedRegion) -
         # An empty sequence has no such row; PackTokens gives zeros for index -1.
         whole = tape.op("Unsqueeze", [form, tape.vector([0])], stem=f"{output.name}_rows")
         result = tape.custom("PackTokens", {"x": whole, "token_index": rows}, stem=f"{output.name}_read").outputs[0]
-        result.dtype = output.dtype
+        result.type = output.type
         result.shape = None if shape is None else ir.Shape(shape)
     else:
         result = tape.op("Gather", [form, rows], {"axis": 0}, stem=f"{output.name}_read", shape=shape)

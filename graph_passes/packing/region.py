@@ -62,7 +62,9 @@ class PackedRegion:
         if not rows:
             number = axis_of(axes, Kind.TOKEN)
             stem = f"{value.name}_by_position"
-            return self.tape.op("Gather", [source, self.plan.position], {"axis": number}, stem=stem, shape=packed_shape(axes))
+            return self.tape.op(
+                "Gather", [source, self.plan.position], {"axis": number}, stem=stem, shape=packed_shape(axes)
+            )
         twin = self._twin(value) if source is value else None
         return twin if twin is not None else self.pack_tokens(value, source, axes)
 
@@ -96,12 +98,16 @@ class PackedRegion:
         if order != list(range(len(axes))):
             shape = [padded_shape(axes, self.analysis)[number] for number in order]
             source = self.tape.op("Transpose", [source], {"perm": order}, stem=f"{value.name}_rows", shape=shape)
-        packed = self._pack_node(source, f"{value.name}_packed", [TOKENS, *packed_shape(tuple(axes[n] for n in order[2:]))])
+        packed = self._pack_node(
+            source, f"{value.name}_packed", [TOKENS, *packed_shape(tuple(axes[n] for n in order[2:]))]
+        )
         back = [number for number in order if number != row]
         if back == sorted(back):
             return packed
         perm = [back.index(number) for number in sorted(back)]
-        return self.tape.op("Transpose", [packed], {"perm": perm}, stem=f"{value.name}_packed", shape=packed_shape(axes))
+        return self.tape.op(
+            "Transpose", [packed], {"perm": perm}, stem=f"{value.name}_packed", shape=packed_shape(axes)
+        )
 
     def _pack_node(self, source: ir.Value, stem: str, shape: Sequence[int | str]) -> ir.Value:
         node = self.tape.custom("PackTokens", {"x": source, "token_index": self.plan.token_index}, stem=stem)
@@ -126,8 +132,8 @@ class PackedRegion:
         if fill is None or value not in self.packed_forms:
             raise PackingRefused(
                 reader,
-                f"{reader.op_type} reads padded slots of '{value.name}', which hold other values once padding is removed; "
-                "multiply by attention_mask before it (as a masked mean does) or export without it",
+                f"{reader.op_type} reads padded slots of '{value.name}', which hold other values once padding is "
+                "removed; multiply by attention_mask before it (as a masked mean does) or export without it",
             )
         result = self.padded(value, axes, reader)
         if fill == 0.0:
@@ -151,11 +157,17 @@ class PackedRegion:
             inputs["key_position"] = self.plan.key_position
         node = self.tape.custom("UnpackTokens", inputs, stem=f"{value.name}_padded")
         result = node.outputs[0]
-        result.dtype = value.dtype
+        result.type = value.type
         result.shape = ir.Shape([padded_shape(axes, self.analysis)[number] for number in order])
         if order != list(range(len(axes))):
             perm = [order.index(number) for number in range(len(axes))]
-            result = self.tape.op("Transpose", [result], {"perm": perm}, stem=f"{value.name}_padded", shape=padded_shape(axes, self.analysis))
+            result = self.tape.op(
+                "Transpose",
+                [result],
+                {"perm": perm},
+                stem=f"{value.name}_padded",
+                shape=padded_shape(axes, self.analysis),
+            )
         return result
 
     # --- what transfer rules build with -----------------------------------------------------------------------------
@@ -191,7 +203,13 @@ class PackedRegion:
         axes: list[Axis] = list(own[missing:])
         axes[number - missing] = output[number]
         stem = f"{value.name}_by_position"
-        form = self.tape.op("Gather", [value, self.plan.position], {"axis": number - missing}, stem=stem, shape=packed_shape(tuple(axes)))
+        form = self.tape.op(
+            "Gather",
+            [value, self.plan.position],
+            {"axis": number - missing},
+            stem=stem,
+            shape=packed_shape(tuple(axes)),
+        )
         gone = dropped_axis(output)
         return form if gone is None or gone < missing else self._without_axis(form, tuple(axes), gone - missing)
 
@@ -206,7 +224,12 @@ class PackedRegion:
         if row != 0 or offset or slot != 1:
             raise PackingRefused(_reader(value), f"'{value.name}' does not begin with [batch, sequence]")
         rest = tuple(own[2:])
-        return self.tape.op("Squeeze", [form, self.tape.vector([1])], stem=f"{value.name}_per_token", shape=[TOKENS, *packed_shape(rest)])
+        return self.tape.op(
+            "Squeeze",
+            [form, self.tape.vector([1])],
+            stem=f"{value.name}_per_token",
+            shape=[TOKENS, *packed_shape(rest)],
+        )
 
     def emit(
         self, node: ir.Node, inputs: Sequence[ir.Value | None], attributes: Mapping[str, object] | None = None
@@ -222,7 +245,9 @@ class PackedRegion:
     def gather(self, node: ir.Node, table: ir.Value, indices: ir.Value) -> ir.Value:
         """`table[indices]` along the first axis, with the packed shape of the node's output."""
         axes = require_axes(node, self.analysis.axes_of(node.outputs[0]), "the output")
-        return self.tape.op("Gather", [table, indices], {"axis": 0}, stem=f"{node.outputs[0].name}_lookup", shape=packed_shape(axes))
+        return self.tape.op(
+            "Gather", [table, indices], {"axis": 0}, stem=f"{node.outputs[0].name}_lookup", shape=packed_shape(axes)
+        )
 
     def reshaped(self, node: ir.Node, source: ir.Value, axes: Axes) -> ir.Value:
         """`source` (packed) viewed with the packed form of `axes`."""
@@ -233,7 +258,13 @@ class PackedRegion:
                 raise PackingRefused(node, f"{node.op_type} to a size known only at run time")
             target.append(size)
         stem = f"{node.outputs[0].name}_view"
-        return self.tape.op("Reshape", [source, self.tape.vector(target)], stem=stem, dtype=node.outputs[0].dtype, shape=packed_shape(axes))
+        return self.tape.op(
+            "Reshape",
+            [source, self.tape.vector(target)],
+            stem=stem,
+            dtype=node.outputs[0].dtype,
+            shape=packed_shape(axes),
+        )
 
 
 def _reader(value: ir.Value) -> ir.Node | str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
@@ -45,7 +47,7 @@ class Tape:
         """An int64 scalar."""
         return self._constant(value, np.array(value, dtype=np.int64))
 
-    def _constant(self, key: tuple[int, ...] | int, array: np.ndarray) -> ir.Value:
+    def _constant(self, key: tuple[int, ...] | int, array: npt.NDArray[np.int64]) -> ir.Value:
         if key not in self.constants:
             name = self.fresh_name("const")
             value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
@@ -57,7 +59,7 @@ class Tape:
         self,
         op_type: str,
         inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, ir.convenience.SupportedAttrTypes] | None = None,
+        attributes: Mapping[str, Any] | None = None,
         *,
         stem: str,
         dtype: ir.DataType | None = None,
@@ -68,7 +70,10 @@ class Tape:
         node = ir.Node("", op_type, inputs, attributes=attrs, num_outputs=1, name=self.fresh_name(f"{stem}_node"))
         self._enter(node, stem)
         output = node.outputs[0]
-        output.dtype = dtype if dtype is not None else (inputs[0].dtype if inputs[0] is not None else None)
+        if dtype is not None:
+            output.dtype = dtype
+        elif inputs[0] is not None:
+            output.type = inputs[0].type
         if shape is not None:
             output.shape = ir.Shape(shape)
         return output
@@ -90,9 +95,9 @@ class Tape:
             output.name = self.fresh_name(stem if len(node.outputs) == 1 else f"{stem}_{role}")
         return node
 
-    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None], attributes: Mapping[str, object]) -> ir.Node:
+    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]) -> ir.Node:
         """A copy of a node on other inputs, some attributes replaced. Outputs keep their element types."""
-        attrs = {**node.attributes, **{a.name: a for a in ir.convenience.convert_attributes(dict(attributes))}}  # type: ignore[arg-type]
+        attrs = {**node.attributes, **{a.name: a for a in ir.convenience.convert_attributes(attributes)}}
         new = ir.Node(
             node.domain,
             node.op_type,
@@ -107,7 +112,7 @@ class Tape:
         self._enter(new, None)
         for old, output in zip(node.outputs, new.outputs, strict=True):
             output.name = self.fresh_name(old.name) if old.name else ""
-            output.dtype = old.dtype
+            output.type = old.type
         return new
 
     def _enter(self, node: ir.Node, stem: str | None) -> None:

@@ -19,10 +19,31 @@ from raggedrt.graph_passes.axes.atoms import Kind, axis_size, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import MASKED_AT_MOST, Polarity
 from raggedrt.graph_passes.sites.repeats import unrepeated
-from raggedrt.graph_passes.sites.site import BNSH, AttentionSite, HeadLayout, MaskTerm, NotThisForm, Operand, static_size
+from raggedrt.graph_passes.sites.site import (
+    BNSH,
+    AttentionSite,
+    HeadLayout,
+    MaskTerm,
+    NotThisForm,
+    Operand,
+    static_size,
+)
 
 _PASS_THROUGH = ("Cast", "Identity", "Dropout")
-_SCORE_OPS = (*_PASS_THROUGH, "Add", "Sub", "Mul", "Div", "Where", "Tanh", "Reshape", "Max", "Clip", "Concat", "Transpose")
+_SCORE_OPS = (
+    *_PASS_THROUGH,
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Where",
+    "Tanh",
+    "Reshape",
+    "Max",
+    "Clip",
+    "Concat",
+    "Transpose",
+)
 _MAX_DEPTH = 12
 EAGER, SDPA = "MatMul-Softmax-MatMul", "decomposed scaled_dot_product_attention"
 
@@ -51,18 +72,20 @@ def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool] | None:
                 raise NotThisForm(EAGER, "the attention weights are used for something else as well")
             return products[0].node, guarded
         if len(users) != 1 or current.is_graph_output():
-            return _no_product(users)
+            _refuse_detour(users)
+            return None
         node = users[0].node
         if node.op_type == "Where" and _is_nan_guard(node, current):
             guarded = True
         elif node.op_type not in _PASS_THROUGH:
-            return _no_product(users)
+            _refuse_detour(users)
+            return None
         current = node.outputs[0]
     return None
 
 
-def _no_product(users: Sequence[Any]) -> None:
-    """No plain product follows; refuse where one is reached by a detour."""
+def _refuse_detour(users: Sequence[Any]) -> None:
+    """No plain product follows; where one is reached by a detour, the form is not known."""
     detour = next((usage.node for usage in users if _reaches_product(usage.node)), None)
     if detour is not None:
         raise NotThisForm(EAGER, f"the attention weights pass through {detour.op_type}")
@@ -224,7 +247,9 @@ def _site(
     if query_axes is None or key_axes is None or value_axes is None:
         raise NotThisForm(form, "what the axes of query, key or value mean is not known")
     if not len(query_axes) == len(key_axes) == len(value_axes) == 4:
-        raise NotThisForm(form, f"query, key and value have ranks {len(query_axes)}, {len(key_axes)}, {len(value_axes)}, not 4")
+        raise NotThisForm(
+            form, f"query, key and value have ranks {len(query_axes)}, {len(key_axes)}, {len(value_axes)}, not 4"
+        )
     expected = ((query_axes, 2), (key_axes, 3), (value_axes, 2))
     if not all(has((axes[number],), Kind.TOKEN) for axes, number in expected):
         raise NotThisForm(form, "query, key and value are not laid out as [batch, heads, slots, head size]")

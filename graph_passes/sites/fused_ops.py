@@ -34,7 +34,11 @@ def _float(node: ir.Node, name: str, default: float) -> float:
 
 
 def _refused_inputs(node: ir.Node, names: dict[int, str]) -> list[str]:
-    return [f"{node.op_type} has the input {name}, which no kernel serves yet" for i, name in names.items() if _input(node, i)]
+    return [
+        f"{node.op_type} has the input {name}, which no kernel serves yet"
+        for i, name in names.items()
+        if _input(node, i)
+    ]
 
 
 def _further_outputs(node: ir.Node) -> list[str]:
@@ -70,10 +74,14 @@ def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
         layout = BSNH_FLAT
     mask = _input(node, 3)
     boolean = mask is not None and mask.dtype is ir.DataType.BOOL
-    unsupported = _refused_inputs(node, {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"}) + _further_outputs(node)
+    unsupported = _refused_inputs(node, {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"}) + _further_outputs(
+        node
+    )
     if _float(node, "softcap", 0.0):
         unsupported.append("the scores are capped (softcap), which no kernel serves yet")
-    unsupported += [f"{form} has {name}" for name in ("left_window_size", "right_window_size") if name in node.attributes]
+    unsupported += [
+        f"{form} has {name}" for name in ("left_window_size", "right_window_size") if name in node.attributes
+    ]
     return AttentionSite(
         anchor=node,
         form=form,
@@ -112,7 +120,7 @@ def multi_head_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite
 
 
 def attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
-    """`com.microsoft.Attention`: its projection becomes MatMul, Add and Split, which are dead unless the site is lowered."""
+    """`com.microsoft.Attention`: its projection becomes MatMul, Add and Slice, dead unless the site is lowered."""
     form = "com.microsoft.Attention"
     source, weight, bias = (_input(node, number) for number in range(3))
     weight_axes = analysis.axes_of(weight)
@@ -186,7 +194,7 @@ def _insert(node: ir.Node, op_type: str, inputs: list[ir.Value], analysis: AxisA
     if node.graph is None:
         raise NotThisForm(node.op_type, "the node is outside the graph")
     node.graph.insert_before(node, new)
-    new.outputs[0].dtype = inputs[0].dtype
+    new.outputs[0].type = inputs[0].type
     infer_node(analysis, new)
     return new.outputs[0]
 
