@@ -114,6 +114,8 @@ def _torch_export(source: ModelSource, opset: int) -> Any:
         except MemoryError:
             raise
         except Exception as error:  # torch.export, dynamo and the translator raise many kinds
+            if "can't allocate memory" in str(error):  # torch's own wording for the CPU
+                raise MemoryError(str(error)) from error
             raise InputError(
                 f"{type(source.module).__name__}: torch.onnx cannot export this module at opset {opset}: "
                 f"{_cause(error)}. Check that its forward has no branches on tensor values and that the dynamic axes "

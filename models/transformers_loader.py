@@ -78,6 +78,8 @@ def load_model(directory: Path, config: Any, task: Task, *, allow_pickle: bool) 
         except MemoryError:
             raise
         except Exception as error:  # damaged weights surface as many kinds
+            if "can't allocate memory" in str(error):  # torch's own wording for the CPU
+                raise MemoryError(str(error)) from error
             raise InputError(f"{directory}: the weights cannot be loaded ({_first_line(error)}).") from error
     missing = sorted({*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])})
     return module.eval(), _servable_outputs(directory, task, missing)
