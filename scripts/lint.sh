@@ -23,5 +23,5 @@ run() {
 run "$bin/ruff" check .
 run "$bin/ruff" format --check .
 link_tree
-run env MYPYPATH="$tree" "$bin/mypy" -p raggedrt
+run env MYPYPATH="$tree" "$bin/mypy" --cache-dir build/mypy -p raggedrt
 exit "$status"

@@ -187,10 +187,10 @@ def _download(source: str, scratch: pathlib.Path, target: pathlib.Path) -> pathl
     if package is None:
         raise OSError(f"apt-get download left no {PACKAGE} package")
     _check_run(["dpkg-deb", "-x", str(package), str(scratch / "unpacked")], scratch)
-    folder = next(iter(_unpacked_headers(scratch / "unpacked")), None)
-    if folder is None or (header_api_version(folder) or 0) < LOWEST_API:
+    unpacked = next(iter(_unpacked_headers(scratch / "unpacked")), None)
+    if unpacked is None or (header_api_version(unpacked) or 0) < LOWEST_API:
         raise OSError(f"{package.name} holds no {HEADER} of API version {LOWEST_API} or later")
-    return _publish(folder, target / package.stem)
+    return _publish(unpacked, target / package.stem)
 
 
 def _user_name() -> str:
