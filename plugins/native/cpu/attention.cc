@@ -50,9 +50,12 @@ class Call {
     summarize_positions();
     clear_unused_rows();
     shared_ = allocate_floats(schedule_.shared_floats);
-    drain(schedule_.pack_items.size(), [this](size_t item, float*) { pack_shared(schedule_.pack_items[item]); });
-    drain(schedule_.attend_items.size(),
-          [this](size_t item, float* scratch) { attend(schedule_.attend_items[item], scratch); });
+    drain(schedule_.pack_items.size(), [this](size_t item, size_t) { pack_shared(schedule_.pack_items[item]); });
+    const size_t workers = std::min(schedule_.attend_items.size(), runtime_.max_workers());
+    scratch_ = allocate_floats(worker_floats() * static_cast<int64_t>(workers));
+    drain(schedule_.attend_items.size(), [this](size_t item, size_t worker) {
+      attend(schedule_.attend_items[item], scratch_ + worker_floats() * static_cast<int64_t>(worker));
+    });
   }
 
  private:
@@ -67,14 +70,9 @@ class Call {
   template <typename Body>
   void drain(size_t items, const Body& body) {
     if (items == 0) return;
-    const size_t workers = std::min(items, runtime_.max_workers());
-    if (scratch_ == nullptr) {
-      scratch_ = allocate_floats(worker_floats() * static_cast<int64_t>(runtime_.max_workers()));
-    }
     std::atomic<size_t> next{0};
-    parallel_for(runtime_, workers, [&](size_t worker) {
-      float* scratch = scratch_ + worker_floats() * static_cast<int64_t>(worker);
-      for (size_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) body(item, scratch);
+    parallel_for(runtime_, std::min(items, runtime_.max_workers()), [&](size_t worker) {
+      for (size_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) body(item, worker);
     });
   }
 
@@ -233,7 +231,7 @@ class Call {
   std::vector<KeyTileSummary> summaries_;
   std::vector<size_t> first_summary_;
   float* shared_ = nullptr;
-  float* scratch_ = nullptr;
+  float* scratch_ = nullptr;  // [workers, worker_floats()]
 };
 
 const char* check_offsets(const int32_t* offsets, int64_t sequences, int64_t total) {

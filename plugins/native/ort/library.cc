@@ -82,19 +82,19 @@ CustomOp make_custom_op(const OpAdapter& adapter, int32_t element) {
   op.version = kApiVersion;
   op.adapter = &adapter;
   op.element = element;
-  op.GetName = [](const OrtCustomOp* op) { return self(op).adapter->op->name; };
+  op.GetName = [](const OrtCustomOp* row) { return self(row).adapter->op->name; };
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
-  op.GetInputTypeCount = [](const OrtCustomOp* op) { return self(op).adapter->op->inputs.size(); };
-  op.GetInputType = [](const OrtCustomOp* op, size_t i) { return type_of(self(op), self(op).adapter->op->inputs[i]); };
-  op.GetOutputTypeCount = [](const OrtCustomOp* op) { return self(op).adapter->op->outputs.size(); };
-  op.GetOutputType = [](const OrtCustomOp* op, size_t i) {
-    return type_of(self(op), self(op).adapter->op->outputs[i]);
+  op.GetInputTypeCount = [](const OrtCustomOp* row) { return self(row).adapter->op->inputs.size(); };
+  op.GetInputType = [](const OrtCustomOp* row, size_t i) { return type_of(self(row), self(row).adapter->op->inputs[i]); };
+  op.GetOutputTypeCount = [](const OrtCustomOp* row) { return self(row).adapter->op->outputs.size(); };
+  op.GetOutputType = [](const OrtCustomOp* row, size_t i) {
+    return type_of(self(row), self(row).adapter->op->outputs[i]);
   };
-  op.GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) {
-    return characteristic(self(op).adapter->op->inputs[i]);
+  op.GetInputCharacteristic = [](const OrtCustomOp* row, size_t i) {
+    return characteristic(self(row).adapter->op->inputs[i]);
   };
-  op.GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) {
-    return characteristic(self(op).adapter->op->outputs[i]);
+  op.GetOutputCharacteristic = [](const OrtCustomOp* row, size_t i) {
+    return characteristic(self(row).adapter->op->outputs[i]);
   };
   op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
@@ -121,6 +121,17 @@ const std::vector<CustomOp>& custom_ops() {
   return ops;
 }
 
+// All sessions share one domain. Made on first use; an attempt that throws is repeated by the next session.
+OrtCustomOpDomain* custom_op_domain() {
+  static OrtCustomOpDomain* const domain = [] {
+    OrtCustomOpDomain* made = nullptr;
+    check(api->CreateCustomOpDomain(gen::kDomain, &made), "custom op domain");
+    for (const CustomOp& op : custom_ops()) check(api->CustomOpDomain_Add(made, &op), op.adapter->op->name);
+    return made;
+  }();
+  return domain;
+}
+
 std::string quoted(const std::string& text) { return '"' + text + '"'; }
 
 std::string library_info() {
@@ -139,22 +150,19 @@ std::string library_info() {
 }  // namespace
 }  // namespace raggedrt::ort
 
-// Called by ONNX Runtime when the library is registered with session options.
+// Called by ONNX Runtime when the library is registered with session options, possibly by several threads at once.
 RAGGEDRT_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   using namespace raggedrt::ort;
   const OrtApi* found = base->GetApi(kApiVersion);
-  if (found == nullptr) {  // without an API there is no way to make a status
-    return nullptr;
+  if (found == nullptr) {
+    return base->GetApi(1)->CreateStatus(ORT_FAIL, "the raggedrt op library needs ONNX Runtime 1.17 or later");
   }
   api = found;
-  OrtCustomOpDomain* domain = nullptr;
-  if (OrtStatus* status = api->CreateCustomOpDomain(raggedrt::gen::kDomain, &domain)) return status;
-  static auto& domains = *new std::vector<std::unique_ptr<OrtCustomOpDomain, void (*)(OrtCustomOpDomain*)>>;
-  domains.emplace_back(domain, [](OrtCustomOpDomain* owned) { api->ReleaseCustomOpDomain(owned); });
-  for (const CustomOp& op : custom_ops()) {
-    if (OrtStatus* status = api->CustomOpDomain_Add(domain, &op)) return status;
+  try {
+    return found->AddCustomOpDomain(options, custom_op_domain());
+  } catch (const std::exception& error) {
+    return status_of(error);
   }
-  return api->AddCustomOpDomain(options, domain);
 }
 
 // Facts about this library as a JSON object; the string lives as long as the library.
