@@ -107,7 +107,7 @@ def lower_site(site: AttentionSite, spec: MaskSpec, region: PackedRegion) -> ir.
         "max_seqlen_q": plan.max_seqlen,
         "max_seqlen_k": plan.max_seqlen,
     }
-    if plan.keep_slots:
+    if plan.kept:
         # A kept slot is a query without being a key; without one, packed order says all that causality needs.
         inputs |= {"positions_q": plan.position, "positions_k": plan.key_position}
     attributes: dict[str, int | float] = {

@@ -242,6 +242,8 @@ class Slice:
             atom = analysis.size_atom(end)
             if atom is not None and not kinds(axis):
                 return (atom,)  # slots 0 … length; the table's end is the model's position limit
+        if step == 1 and _one_element(start, end):
+            return ()
         static = (length.static, None if start is None else start.static, None if end is None else end.static)
         if static[0] is not None and static[1] is not None and static[2] is not None and not kinds(axis):
             return feature(Size(len(range(static[0])[slice(static[1], static[2], step)])))
@@ -273,6 +275,14 @@ class Slice:
         if len(node.inputs) < 3:  # opset 9 and before: attributes
             raise PackingRefused(node, "Slice with attributes (opset < 10) is not covered")
         return region.emit(node, [region.packed(source), *(region.constant(vector) for vector in vectors)])
+
+
+def _one_element(start: Size | None, end: Size | None) -> bool:
+    """`k:k+1`, or `-1:` (the end beyond any length)."""
+    first, last = (None if size is None else size.static for size in (start, end))
+    if first is None or last is None:
+        return False
+    return last == first + 1 if first != -1 else last >= LAST
 
 
 Bound = tuple[Size | None, Size | None, int]

@@ -14,8 +14,8 @@ from raggedrt.graph_passes.axes.rules import rule_for
 from raggedrt.graph_passes.lowering import lower_site
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.io import RaggedInputs, make_ragged_inputs, ragged_output
-from raggedrt.graph_passes.packing.plan import PlanValues
-from raggedrt.graph_passes.packing.readers import prefix_sum, read_slot, reads_tokens, slot_read
+from raggedrt.graph_passes.packing.plan import KeptSlots, PlanValues
+from raggedrt.graph_passes.packing.readers import find_slot_read, prefix_sum, read_slot
 from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import Tape
 from raggedrt.graph_passes.sites.find import Understanding
@@ -77,10 +77,10 @@ class _Builder:
         plan_mask = mask if self.inputs is None else self.inputs.mask
         cu_seqlens = None if self.inputs is None else self.inputs.cu_seqlens
         max_seqlen = None if self.inputs is None else self.inputs.max_seqlen
-        self.region = PackedRegion(tape, self.analysis, None, self.behind)  # type: ignore[arg-type]
-        keep = set() if job.ragged else self._kept_slots()
-        self._check_kept_slots(keep)
-        self.region.plan = PlanValues(tape, plan_mask, max_seqlen, cu_seqlens, keep)
+        kept = KeptSlots() if job.ragged else self._kept_slots()
+        self._check_kept_slots(kept)
+        plan = PlanValues(tape, plan_mask, max_seqlen, cu_seqlens, kept)
+        self.region = PackedRegion(tape, self.analysis, plan, self.behind)
         if self.inputs is not None:
             self.region.packed_forms.update(self.inputs.tokens)
         for node in self.needed:
@@ -117,17 +117,26 @@ class _Builder:
         self.needed_values = needed
         return [node for node in self.job.graph if any(output in needed for output in node.outputs)]
 
-    def _kept_slots(self) -> set[int]:
-        kept = set()
+    def _kept_slots(self) -> KeptSlots:
+        numbers: set[int] = set()
+        chosen: list[ir.Value] = []
         for node in self.needed:
-            if node.inputs and node.inputs[0] in self.behind and node.outputs[0] not in self.job.masks:
-                read = slot_read(node, self.region)
-                if read is not None:
-                    kept.add(read[0])
-        return kept
+            if not node.inputs or node.inputs[0] not in self.behind or node.outputs[0] in self.job.masks:
+                continue
+            read = find_slot_read(node, self.analysis)
+            if read is None:
+                continue
+            if isinstance(read.slot, int):
+                numbers.add(read.slot)
+            elif read.slot in self.behind:
+                raise PackingRefused(node, "it reads a slot that is computed from packed values")
+            else:
+                chosen.append(read.slot)
+        return KeptSlots(frozenset(numbers), tuple(dict.fromkeys(chosen)))
 
-    def _check_kept_slots(self, keep: set[int]) -> None:
+    def _check_kept_slots(self, keep: KeptSlots) -> None:
         """A padded slot that is read must attend to what it attended to in the original."""
+        early = keep.numbers - {-1}
         for output, spec in self.job.masks.items():
             if keep and spec.padded_queries_masked:
                 reason = "a fixed slot is read, but the mask hides all keys from padded queries"
@@ -135,8 +144,9 @@ class _Builder:
             if keep and spec.unattended_rows_open:
                 reason = "a fixed slot is read, but the mask shows every key to queries that would see none"
                 raise PackingRefused(self.sites[output].name, reason)
-            if keep - {-1} and spec.causal:
-                reason = f"slot {min(keep - {-1})} is read; under a causal mask a padded slot there sees no valid key"
+            if spec.causal and (early or keep.chosen):
+                what = f"slot {min(early)}" if early else "a slot chosen at run time"
+                reason = f"{what} is read; under a causal mask a padded slot there may see no valid key"
                 raise PackingRefused(self.sites[output].name, reason)
 
     # --- building -------------------------------------------------------------------------------------------------
@@ -150,9 +160,9 @@ class _Builder:
         if has(self.analysis.axes_of(output), Kind.TOKEN):
             self._convert_tokens(node)
             return
-        read = slot_read(node, self.region) if reads_tokens(node, self.region) or node.op_type == "Slice" else None
+        read = find_slot_read(node, self.analysis)
         if read is not None:
-            self.region.exact_forms[output] = read_slot(node, *read, self.region)
+            self.region.exact_forms[output] = read_slot(node, read, self.region)
         else:
             self._convert_exactly(node)
 

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import onnx_ir as ir
 
 from raggedrt.graph_passes.packing.tape import TOKENS, Tape
+
+_END = (1 << 31) - 1
+_INT32, _INT64, _BOOL = ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptSlots:
+    """Slots that are packed even where they are padding, because something reads them.
+
+    Attributes:
+        numbers: slots of every row; negative ones count from the end.
+        chosen: values with one slot number per row, any shape with B elements.
+    """
+
+    numbers: frozenset[int] = frozenset()
+    chosen: tuple[ir.Value, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.numbers or self.chosen)
 
 
 class PlanValues:
@@ -13,114 +34,147 @@ class PlanValues:
     Attributes:
         mask: [B, S] (padded I/O: the graph's attention_mask; ragged I/O: rebuilt from cu_seqlens).
         token_index: int32 [T]; `cu_seqlens`: int32 [B+1]; `position`, `key_position`: int32 [T].
-        max_seqlen: a vector whose length is S.
-        keep_slots: slots of every row that are packed even where they are padding, because something reads them.
+        kept: slots that are packed although they may be padding.
     """
 
     def __init__(
-        self,
-        tape: Tape,
-        mask: ir.Value,
-        max_seqlen: ir.Value | None,
-        cu_seqlens: ir.Value | None,
-        keep_slots: set[int],
+        self, tape: Tape, mask: ir.Value, max_seqlen: ir.Value | None, cu_seqlens: ir.Value | None, kept: KeptSlots
     ) -> None:
         self.tape = tape
         self.mask = mask
         self.ragged = cu_seqlens is not None
-        self.keep_slots = keep_slots
-        attributes = {"keep_slots": sorted(keep_slots)} if keep_slots else {}
-        node = tape.custom("PackingPlan", {"attention_mask": mask}, attributes, stem="plan")
-        self.token_index, planned, self.position, self.key_position = node.outputs
-        self.cu_seqlens = planned if cu_seqlens is None else cu_seqlens
+        self.kept = kept
         self._max_seqlen = max_seqlen
         self._row: ir.Value | None = None
-        self._slot_rows: ir.Value | None = None
+        self._rows_by_slot: ir.Value | None = None
+        self._length: ir.Value | None = None
+        inputs: dict[str, ir.Value | None] = {"attention_mask": mask, "keep_mask": self._keep_mask()}
+        attributes = {"keep_slots": sorted(kept.numbers)} if kept.numbers else {}
+        node = tape.custom("PackingPlan", inputs, attributes, stem="plan")
+        self.token_index, planned, self.position, self.key_position = node.outputs
+        self.cu_seqlens = planned if cu_seqlens is None else cu_seqlens
+
+    @property
+    def length(self) -> ir.Value:
+        """Int64 [1]: the padded length S."""
+        if self._length is None:
+            bounds = {"start": 1, "end": 2}
+            self._length = self.tape.op("Shape", [self.mask], bounds, stem="length", dtype=_INT64, shape=[1])
+        return self._length
 
     @property
     def max_seqlen(self) -> ir.Value:
-        """A vector of the batch's padded length: any per-slot vector serves, only its length is read."""
+        """A vector of length S: any per-slot vector serves, only its length is read."""
         if self._max_seqlen is None:
-            tape = self.tape
-            shape = tape.op(
-                "Shape", [self.mask], {"start": 1, "end": 2}, stem="length", dtype=ir.DataType.INT64, shape=[1]
+            zero = {"value": ir.tensor([0.0], dtype=ir.DataType.FLOAT)}
+            self._max_seqlen = self.tape.op(
+                "ConstantOfShape", [self.length], zero, stem="max_seqlen", dtype=ir.DataType.FLOAT, shape=["sequence"]
             )
-            self._max_seqlen = tape.op(
-                "ConstantOfShape", [shape], {"value": ir.tensor([0.0], dtype=ir.DataType.FLOAT)},
-                stem="max_seqlen", dtype=ir.DataType.FLOAT, shape=["sequence"],
-            )  # fmt: skip
         return self._max_seqlen
 
     @property
     def row(self) -> ir.Value:
         """Int64 [T]: the batch row of each token."""
         if self._row is None:
-            tape = self.tape
-            length = tape.op(
-                "Shape", [self.mask], {"start": 1, "end": 2}, stem="length", dtype=ir.DataType.INT64, shape=[1]
-            )
-            index = tape.op(
-                "Cast",
-                [self.token_index],
-                {"to": ir.DataType.INT64},
-                stem="index64",
-                dtype=ir.DataType.INT64,
-                shape=[TOKENS],
-            )
-            self._row = tape.op("Div", [index, length], stem="row", shape=[TOKENS])
+            index = self._cast(self.token_index, _INT64, [TOKENS])
+            self._row = self.tape.op("Div", [index, self.length], stem="row", shape=[TOKENS])
         return self._row
 
-    def rows_of_slot(self, slot: int) -> ir.Value:
-        """Int32 [B]: the packed row that holds slot `slot` of each sequence, -1 where there is none (ragged I/O)."""
-        if slot in (0, -1):
-            return self._edge_rows(first=slot == 0)
-        if self.ragged:
-            return self._edge_rows(first=slot >= 0, offset=slot if slot >= 0 else slot + 1)
-        one = self.tape.scalar(1)
-        less = self.tape.op(
-            "Gather", [self._rows_by_slot(), self.tape.scalar(slot)], {"axis": 1}, stem="slot_row1", shape=["batch"]
-        )
-        rows = self.tape.op("Sub", [less, one], stem="slot_row", shape=["batch"])
-        return self.tape.op("Cast", [rows], {"to": ir.DataType.INT32}, stem="slot_row32", dtype=ir.DataType.INT32)
+    def rows_of_slot(self, slot: int | ir.Value) -> ir.Value:
+        """Int32 [B]: the packed row that holds a slot of each sequence; with ragged I/O -1 where there is none."""
+        if isinstance(slot, ir.Value):
+            return self._rows_of_chosen(self._per_row(slot))
+        if self.ragged or slot in (0, -1):
+            return self._rows_from_edge(slot)
+        number = self.tape.op("Expand", [self.tape.scalar(slot), self._batch()], stem="slot", shape=["batch"])
+        return self._rows_of_chosen(number)
 
-    def _rows_by_slot(self) -> ir.Value:
-        """Int64 [B, S]: one more than the packed row of each slot, 0 where the slot is not kept."""
-        if self._slot_rows is None:
-            tape = self.tape
-            count = tape.op("Shape", [self.token_index], stem="count", dtype=ir.DataType.INT64, shape=[1])
-            total = tape.op("Squeeze", [count], stem="count0", shape=[])
-            rows = tape.op("Range", [tape.scalar(0), total, tape.scalar(1)], stem="rows", shape=[TOKENS])
-            rows = tape.op("Add", [rows, tape.scalar(1)], stem="rows1", shape=[TOKENS])
-            inputs = {"packed": rows, "token_index": self.token_index, "like": self.mask}
-            self._slot_rows = tape.custom("UnpackTokens", inputs, stem="slot_rows").outputs[0]
-        return self._slot_rows
+    # --- kept slots ---------------------------------------------------------------------------------------------------
 
-    def _edge_rows(self, *, first: bool, offset: int = 0) -> ir.Value:
-        """The first (or last) row of each sequence, moved by `offset`; -1 where that leaves the sequence."""
+    def _keep_mask(self) -> ir.Value | None:
+        """Bool [B, S]: slots chosen at run time; None where there are none."""
+        tape, found = self.tape, None
+        for chosen in self.kept.chosen:
+            slots = tape.op(
+                "Unsqueeze", [self._from_the_start(chosen), tape.vector([1])], stem="kept", shape=["batch", 1]
+            )
+            kept = tape.op("Equal", [self._slots(), slots], stem="keep", dtype=_BOOL, shape=["batch", "sequence"])
+            found = kept if found is None else tape.op("Or", [found, kept], stem="keep", shape=["batch", "sequence"])
+        return found
+
+    def _from_the_start(self, chosen: ir.Value) -> ir.Value:
+        """Int64 [B]: slot numbers, those counted from the end made positive."""
+        tape, slots = self.tape, self._per_row(chosen)
+        shifted = tape.op("Add", [slots, self.length], stem="slot_from_end", shape=["batch"])
+        negative = tape.op("Less", [slots, tape.scalar(0)], stem="is_negative", dtype=_BOOL, shape=["batch"])
+        return tape.op("Where", [negative, shifted, slots], stem="slot", dtype=_INT64, shape=["batch"])
+
+    def _per_row(self, chosen: ir.Value) -> ir.Value:
+        flat = self.tape.op("Reshape", [chosen, self.tape.vector([-1])], stem="chosen", shape=["batch"])
+        return flat if chosen.dtype is _INT64 else self._cast(flat, _INT64, ["batch"])
+
+    def _slots(self) -> ir.Value:
+        """Int64 [S]: every slot number."""
         tape = self.tape
-        begin = self._slice(0, -1, "begin")
-        end = self._slice(1, (1 << 31) - 1, "end")
-        shift = tape.op(
-            "Cast",
-            [tape.scalar(offset if first else offset - 1)],
-            {"to": ir.DataType.INT32},
-            stem="shift",
-            dtype=ir.DataType.INT32,
-            shape=[],
-        )
-        rows = tape.op("Add", [begin if first else end, shift], stem="edge_row", shape=["batch"])
-        if not self.ragged:
-            return rows  # the slot is kept, so there is always a row
-        inside = tape.op("And", [
-            tape.op("GreaterOrEqual", [rows, begin], stem="after_begin", dtype=ir.DataType.BOOL, shape=["batch"]),
-            tape.op("Less", [rows, end], stem="before_end", dtype=ir.DataType.BOOL, shape=["batch"]),
-        ], stem="inside", dtype=ir.DataType.BOOL, shape=["batch"])  # fmt: skip
-        none = tape.op(
-            "Cast", [tape.scalar(-1)], {"to": ir.DataType.INT32}, stem="none", dtype=ir.DataType.INT32, shape=[]
-        )
-        return tape.op("Where", [inside, rows, none], stem="edge_row", dtype=ir.DataType.INT32, shape=["batch"])
+        count = tape.op("Squeeze", [self.length], stem="slots", shape=[])
+        return tape.op("Range", [tape.scalar(0), count, tape.scalar(1)], stem="slots", shape=["sequence"])
 
-    def _slice(self, start: int, end: int, stem: str) -> ir.Value:
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def _rows_of_chosen(self, slots: ir.Value) -> ir.Value:
+        if self.ragged:
+            begin = self._cast(self._cut(0, -1, "begin"), _INT64, ["batch"])
+            end = self._cast(self._cut(1, _END, "end"), _INT64, ["batch"])
+            negative = self.tape.op(
+                "Less", [slots, self.tape.scalar(0)], stem="is_negative", dtype=_BOOL, shape=["batch"]
+            )
+            edge = self.tape.op("Where", [negative, end, begin], stem="edge", dtype=_INT64, shape=["batch"])
+            rows = self.tape.op("Add", [edge, slots], stem="slot_row", shape=["batch"])
+            return self._inside(self._cast(rows, _INT32, ["batch"]))
+        tape = self.tape
+        column = tape.op("Unsqueeze", [slots, tape.vector([1])], stem="slot", shape=["batch", 1])
+        found = tape.op("GatherElements", [self._row_table(), column], {"axis": 1}, stem="slot_row", shape=["batch", 1])
+        found = tape.op("Squeeze", [found, tape.vector([1])], stem="slot_row", shape=["batch"])
+        rows = tape.op("Sub", [found, tape.scalar(1)], stem="slot_row", shape=["batch"])
+        return self._cast(rows, _INT32, ["batch"])
+
+    def _row_table(self) -> ir.Value:
+        """Int64 [B, S]: one more than the packed row of each slot, 0 where the slot is not packed."""
+        if self._rows_by_slot is None:
+            tape = self.tape
+            count = tape.op("Shape", [self.token_index], stem="count", dtype=_INT64, shape=[1])
+            count = tape.op("Squeeze", [count], stem="count", shape=[])
+            after = tape.op("Add", [count, tape.scalar(1)], stem="count", shape=[])
+            rows = tape.op("Range", [tape.scalar(1), after, tape.scalar(1)], stem="rows", shape=[TOKENS])
+            inputs = {"packed": rows, "token_index": self.token_index, "like": self.mask}
+            self._rows_by_slot = tape.custom("UnpackTokens", inputs, stem="row_table").outputs[0]
+        return self._rows_by_slot
+
+    def _rows_from_edge(self, slot: int) -> ir.Value:
+        """The row `slot` places after the first (negative: before the end) of each sequence."""
+        edge = self._cut(0, -1, "begin") if slot >= 0 else self._cut(1, _END, "end")
+        shift = self._cast(self.tape.scalar(slot), _INT32, [])
+        rows = self.tape.op("Add", [edge, shift], stem="edge_row", shape=["batch"])
+        return self._inside(rows) if self.ragged else rows  # with padded I/O the slot is kept, so there is a row
+
+    def _inside(self, rows: ir.Value) -> ir.Value:
+        """Rows that leave their sequence become -1."""
+        tape = self.tape
+        after = tape.op(
+            "GreaterOrEqual", [rows, self._cut(0, -1, "begin")], stem="inside", dtype=_BOOL, shape=["batch"]
+        )
+        before = tape.op("Less", [rows, self._cut(1, _END, "end")], stem="inside", dtype=_BOOL, shape=["batch"])
+        inside = tape.op("And", [after, before], stem="inside", shape=["batch"])
+        none = self._cast(tape.scalar(-1), _INT32, [])
+        return tape.op("Where", [inside, rows, none], stem="edge_row", dtype=_INT32, shape=["batch"])
+
+    def _cut(self, start: int, end: int, stem: str) -> ir.Value:
         tape = self.tape
         inputs = [self.cu_seqlens, tape.vector([start]), tape.vector([end]), tape.vector([0])]
-        return tape.op("Slice", inputs, stem=stem, dtype=ir.DataType.INT32, shape=["batch"])
+        return tape.op("Slice", inputs, stem=stem, dtype=_INT32, shape=["batch"])
+
+    def _batch(self) -> ir.Value:
+        return self.tape.op("Shape", [self.mask], {"start": 0, "end": 1}, stem="batch", dtype=_INT64, shape=[1])
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
+        return self.tape.op("Cast", [value], {"to": dtype}, stem=f"{value.name}_cast", dtype=dtype, shape=shape)

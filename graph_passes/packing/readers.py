@@ -1,9 +1,12 @@
-"""Ops that read one given slot of every sequence: the first (CLS), the last, or any other constant one."""
+"""Ops that read one slot of every sequence: the first (CLS), the last, any constant one, or one chosen at run time."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import onnx_ir as ir
 
+from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 from raggedrt.graph_passes.axes.atoms import Kind, axis_of, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.axes.rule import PackingRefused
@@ -12,58 +15,119 @@ from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import padded_shape
 
 _ROW, _SLOT = 0, 1
+_VIEWS = ("Unsqueeze", "Squeeze", "Reshape", "Expand", "Cast", "Identity")
 
 
-def slot_read(node: ir.Node, region: PackedRegion) -> tuple[int, bool] | None:
-    """The slot that a node reads of a `[B, S, ...]` value, and whether the slot axis stays (with size one)."""
+@dataclasses.dataclass(frozen=True)
+class SlotRead:
+    """What a node reads of a `[B, S, ...]` value.
+
+    Attributes:
+        slot: a slot number (negative: from the end), or a value with one integer per sequence.
+        keep_axis: the slot axis stays, with size one.
+    """
+
+    slot: int | ir.Value
+    keep_axis: bool
+
+
+def find_slot_read(node: ir.Node, analysis: AxisAnalysis) -> SlotRead | None:
+    """The slot that a node reads, or None where it does something else."""
     source = node.inputs[0] if node.inputs else None
-    axes = region.analysis.axes_of(source)
+    axes = analysis.axes_of(source)
     if source is None or axes is None or axis_of(axes, Kind.BATCH) != _ROW or axis_of(axes, Kind.TOKEN) != _SLOT:
         return None
-    if node.op_type == "Gather" and node.domain == "":
-        indices = region.analysis.static_ints(node.inputs[1])
-        content = region.analysis.content_of(node.inputs[1])
-        on_slots = int_attribute(node, "axis", 0) % len(axes) == _SLOT
-        if on_slots and indices is not None and len(indices) == 1 and content is not None:
-            return indices[0], not content.scalar
-    if node.op_type == "Slice" and node.domain == "":
-        bounds = slice_bounds(node, region.analysis)
-        if bounds is not None and {number % len(axes) for number in bounds} == {_SLOT}:
-            start, end, step = next(iter(bounds.values()))
-            first = None if start is None else start.static
-            last = None if end is None else end.static
-            # x[:, k:k+1]; with k = -1 the end is "to the end"
-            if (
-                step == 1
-                and first is not None
-                and last is not None
-                and (last == first + 1 or (first == -1 and last > 0))
-            ):
-                return first, True
-    return None
+    finder = _FINDERS.get(node.op_type) if not node.domain else None
+    return None if finder is None else finder(node, len(axes), analysis)
 
 
-def read_slot(node: ir.Node, slot: int, keep_axis: bool, region: PackedRegion) -> ir.Value:
-    """Gather the packed row of that slot of every sequence: `[B, ...]`, or `[B, 1, ...]` with `keep_axis`."""
+def _constant_gather(node: ir.Node, rank: int, analysis: AxisAnalysis) -> SlotRead | None:
+    indices, content = analysis.static_ints(node.inputs[1]), analysis.content_of(node.inputs[1])
+    if int_attribute(node, "axis", 0) % rank != _SLOT or indices is None or len(indices) != 1 or content is None:
+        return None
+    return SlotRead(indices[0], not content.scalar)
+
+
+def _one_slot_slice(node: ir.Node, rank: int, analysis: AxisAnalysis) -> SlotRead | None:
+    bounds = slice_bounds(node, analysis)
+    if bounds is None or {number % rank for number in bounds} != {_SLOT}:
+        return None
+    start, end, step = next(iter(bounds.values()))
+    first, last = (None if size is None else size.static for size in (start, end))
+    if step != 1 or first is None or last is None:
+        return None
+    # x[:, k:k+1]; with k = -1 the end is "to the end"
+    return SlotRead(first, keep_axis=True) if last == first + 1 or (first == -1 and last > 0) else None
+
+
+def _gather_nd(node: ir.Node, _rank: int, analysis: AxisAnalysis) -> SlotRead | None:
+    """`x[arange(B), index]`: indices are pairs (row, slot), or slots alone with batch_dims = 1."""
+    indices = node.inputs[1]
+    axes = analysis.axes_of(indices)
+    if indices is None or axes is None or len(axes) != 2 or not has(axes[:1], Kind.BATCH):
+        return None
+    if int_attribute(node, "batch_dims", 0) == 1:
+        return SlotRead(indices, keep_axis=False)
+    pair = indices.producer()
+    if (
+        pair is None
+        or pair.op_type != "Concat"
+        or len(pair.inputs) != 2
+        or not _enumerates_rows(pair.inputs[0], analysis)
+    ):
+        return None
+    slots = pair.inputs[1]
+    return None if slots is None else SlotRead(slots, keep_axis=False)
+
+
+def _gather_elements(node: ir.Node, rank: int, analysis: AxisAnalysis) -> SlotRead | None:
+    """`x.gather(1, index.expand(B, 1, H))`: one index per sequence, repeated for every feature."""
+    indices = node.inputs[1]
+    expand = None if indices is None else indices.producer()
+    if int_attribute(node, "axis", 0) % rank != _SLOT or expand is None or expand.op_type != "Expand":
+        return None
+    slots = expand.inputs[0]
+    axes = analysis.axes_of(slots)
+    if slots is None or axes is None or [bool(axis) for axis in axes] != [True] + [False] * (len(axes) - 1):
+        return None
+    return SlotRead(slots, keep_axis=True) if has(axes[:1], Kind.BATCH) else None
+
+
+_FINDERS = {
+    "Gather": _constant_gather,
+    "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "Slice": _one_slot_slice,
+}
+
+
+def _enumerates_rows(value: ir.Value | None, analysis: AxisAnalysis) -> bool:
+    """Whether a value holds the row numbers 0, 1, …, B-1."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in _VIEWS:
+        value = node.inputs[0]
+    node = None if value is None else value.producer()
+    return node is not None and node.op_type == "Range" and has(analysis.axes_of(value), Kind.BATCH)
+
+
+def read_slot(node: ir.Node, read: SlotRead, region: PackedRegion) -> ir.Value:
+    """Gather the packed row of that slot of every sequence: `[B, ...]`, or `[B, 1, ...]` with the slot axis kept."""
     source, output = node.inputs[0], node.outputs[0]
     if source is None:
         raise PackingRefused(node, "the operand is missing")
     tape, form = region.tape, region.packed(source)
-    rows = region.plan.rows_of_slot(slot)
-    axes = region.analysis.axes_of(output)
-    rest = padded_shape(axes, region.analysis)[2 if keep_axis else 1 :] if axes is not None else None
-    shape = None if rest is None else ["batch", *rest]
+    rows = region.plan.rows_of_slot(read.slot)
+    axes = region.analysis.axes_of(source)
+    rest = [] if axes is None else padded_shape(axes, region.analysis)[2:]
+    shape = ["batch", *rest]
     if region.plan.ragged:
         # An empty sequence has no such row; PackTokens gives zeros for index -1.
         whole = tape.op("Unsqueeze", [form, tape.vector([0])], stem=f"{output.name}_rows")
         result = tape.custom("PackTokens", {"x": whole, "token_index": rows}, stem=f"{output.name}_read").outputs[0]
-        result.type = output.type
-        result.shape = None if shape is None else ir.Shape(shape)
+        result.type, result.shape = output.type, ir.Shape(shape)
     else:
         result = tape.op("Gather", [form, rows], {"axis": 0}, stem=f"{output.name}_read", shape=shape)
-    if keep_axis:
-        kept = None if rest is None else ["batch", 1, *rest]
-        result = tape.op("Unsqueeze", [result, tape.vector([1])], stem=f"{output.name}_read", shape=kept)
+    if read.keep_axis:
+        result = tape.op("Unsqueeze", [result, tape.vector([1])], stem=f"{output.name}_read", shape=["batch", 1, *rest])
     return result
 
 
@@ -84,9 +148,3 @@ def prefix_sum(node: ir.Node, region: PackedRegion) -> bool:
     new = region.tape.copy(node, [padded, *node.inputs[1:]], {})
     region.packed_forms[node.outputs[0]] = region.pack_tokens(node.outputs[0], new.outputs[0], axes)
     return True
-
-
-def reads_tokens(node: ir.Node, region: PackedRegion) -> bool:
-    """Whether the node turns tokens into something without a token axis."""
-    tokens_in = any(has(region.analysis.axes_of(value), Kind.TOKEN) for value in node.inputs)
-    return tokens_in and not has(region.analysis.axes_of(node.outputs[0]), Kind.TOKEN)

@@ -136,9 +136,21 @@ class PackedRegion:
                 "removed; multiply by attention_mask before it (as a masked mean does) or export without it",
             )
         result = self.padded(value, axes, reader)
-        if fill == 0.0:
-            return result
-        raise PackingRefused(reader, f"padded slots of '{value.name}' hold {fill:g}; only zero is restored")
+        return result if fill == 0.0 else self._filled(result, axes, fill, reader)
+
+    def _filled(self, result: ir.Value, axes: Axes, fill: float, reader: ir.Node) -> ir.Value:
+        """Put the original's number back into padded slots (masked maxima use a large negative one)."""
+        row, slot = axis_of(axes, Kind.BATCH), axis_of(axes, Kind.TOKEN)
+        if (row, slot) != (0, 1) or result.dtype is None:
+            raise PackingRefused(reader, f"padded slots hold {fill:g} in a layout that is not [batch, sequence, ...]")
+        tape = self.tape
+        valid = tape.op("Cast", [self.plan.mask], {"to": ir.DataType.BOOL}, stem="valid", dtype=ir.DataType.BOOL)
+        further = list(range(2, len(axes)))
+        if further:
+            valid = tape.op("Unsqueeze", [valid, tape.vector(further)], stem="valid")
+        number = tape.number(fill, result.dtype)
+        shape = padded_shape(axes, self.analysis)
+        return tape.op("Where", [valid, result, number], stem=f"{result.name}_filled", dtype=result.dtype, shape=shape)
 
     def padded(self, value: ir.Value, axes: Axes, reader: ir.Node | str) -> ir.Value:
         """`UnpackTokens` of a packed value, back in its own axis order; zero at padded slots."""
@@ -153,7 +165,7 @@ class PackedRegion:
             packed = self.tape.op("Transpose", [packed], {"perm": perm}, stem=f"{value.name}_tokens")
             packed.shape = ir.Shape(packed_shape(tuple(axes[number] for number in order)))
         inputs = {"packed": packed, "token_index": self.plan.token_index, "like": self.plan.mask}
-        if self.plan.keep_slots:
+        if self.plan.kept:
             inputs["key_position"] = self.plan.key_position
         node = self.tape.custom("UnpackTokens", inputs, stem=f"{value.name}_padded")
         result = node.outputs[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class Tape:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.nodes: list[ir.Node] = []
-        self.constants: dict[tuple[int, ...] | int, ir.Value] = {}
+        self.constants: dict[Hashable, ir.Value] = {}
         self._names = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
         self._names |= {value.name for value in graph.inputs}
 
@@ -47,11 +47,15 @@ class Tape:
         """An int64 scalar."""
         return self._constant(value, np.array(value, dtype=np.int64))
 
-    def _constant(self, key: tuple[int, ...] | int, array: npt.NDArray[np.int64]) -> ir.Value:
+    def number(self, value: float, dtype: ir.DataType) -> ir.Value:
+        """A scalar of any element type."""
+        return self._constant((str(value), dtype), np.array(value, dtype=dtype.numpy()), dtype)
+
+    def _constant(self, key: Hashable, array: npt.NDArray[Any], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
         if key not in self.constants:
             name = self.fresh_name("const")
-            value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-            value.dtype, value.shape = ir.DataType.INT64, ir.Shape(array.shape)
+            value = ir.Value(name=name, const_value=ir.tensor(array, dtype=dtype, name=name))
+            value.dtype, value.shape = dtype, ir.Shape(array.shape)
             self.constants[key] = value
         return self.constants[key]
 
