@@ -11,11 +11,12 @@ import onnx_ir as ir
 
 from raggedrt.errors import InputError
 from raggedrt.export.input_specs import graph_input_specs, input_specs
-from raggedrt.export.numerics import Arrays, Runner
+from raggedrt.export.numerics import Runner
 from raggedrt.export.padding_cases import InputSpec
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET, export_model
 from raggedrt.models.contract import ResolvedSource
 from raggedrt.onnx_files import read_onnx
+from raggedrt.onnx_runner import onnx_file_runner
 from raggedrt.plugins.bundle.reader import Bundle
 from raggedrt.plugins.runtime.ort import ort_session
 from raggedrt.progress import step
@@ -59,10 +60,10 @@ def open_baselines(
         export_model(resolved.model, opset=DEFAULT_OPSET, output=path)
         specs = input_specs(resolved.model)
     label = str(source if source is not None else bundle.manifest.source.location)
-    baselines = [Baseline("plain ONNX", label, _runner(path, options), specs)]
+    baselines = [Baseline("plain ONNX", label, onnx_file_runner(path, options.threads), specs)]
     fused = _fuse(path, folder / "fused.onnx")
     if fused is not None:
-        baselines.append(Baseline("ORT fusions", label, _runner(fused, options), specs))
+        baselines.append(Baseline("ORT fusions", label, onnx_file_runner(fused, options.threads), specs))
     return baselines
 
 
@@ -91,17 +92,6 @@ def _resolve_baseline(bundle: Bundle, source: str | os.PathLike[str] | None, opt
             "unmodified model with --baseline"
         )
     return resolved
-
-
-def _runner(path: pathlib.Path, options: RunnerOptions) -> Runner:
-    session = ort_session(path, threads=options.threads)
-    inputs = [value.name for value in session.get_inputs()]
-    outputs = [value.name for value in session.get_outputs()]
-
-    def run(feeds: Arrays) -> Arrays:
-        return dict(zip(outputs, session.run(outputs, {name: feeds[name] for name in inputs}), strict=True))
-
-    return run
 
 
 def _fuse(path: pathlib.Path, fused: pathlib.Path) -> pathlib.Path | None:

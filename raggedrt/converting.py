@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from raggedrt.errors import TargetError
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET
-from raggedrt.graph_passes.pipeline import rewrite as rewrite_graph
 from raggedrt.manifests import draft_manifest, report_json
 from raggedrt.models.contract import ModelSource
 from raggedrt.options import DTYPES, choose
@@ -20,7 +19,7 @@ from raggedrt.outputs import refuse_existing, workspace, write_json
 from raggedrt.plugins.bundle.manifest import MODEL_NAME, REPORT_NAME, TOKENIZER_NAME
 from raggedrt.plugins.bundle.writer import BundleWriter
 from raggedrt.progress import step
-from raggedrt.rewriting import make_config
+from raggedrt.rewriting import make_config, run_passes
 from raggedrt.sources import original_onnx, resolve_source
 from raggedrt.tokenizing import copy_tokenizer
 from raggedrt.verification import make_tolerance, verify_rewrite
@@ -92,7 +91,8 @@ def convert(
         resolved = resolve_source(source, task=task, revision=revision, allow_pickle=allow_pickle, dtype=dtype)
         original = original_onnx(resolved, folder, opset=opset, tolerance=tolerance)
         step("rewriting %d nodes", len(original.model.graph))
-        rewritten = rewrite_graph(original.model, dataclasses.replace(config, mask_input=original.mask_input))
+        config = dataclasses.replace(config, mask_input=original.mask_input)
+        rewritten = run_passes(original.model, config, resolved.description)
         model = writer.directory / MODEL_NAME
         ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
         verified = verify_rewrite(

@@ -9,12 +9,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from raggedrt.graph_passes.pipeline import rewrite as rewrite_graph
 from raggedrt.onnx_files import read_onnx
 from raggedrt.plugins.bundle.model_facts import load_proto, model_facts
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.op_definition import DOMAIN
-from raggedrt.rewriting import make_config
+from raggedrt.rewriting import make_config, run_passes
 
 
 def inspect(model: str | os.PathLike[str], *, io: str | None = "padded") -> dict[str, Any]:
@@ -72,7 +71,7 @@ def _file_facts(path: pathlib.Path) -> dict[str, Any]:
 def _trial(path: pathlib.Path, io: str | None) -> dict[str, Any]:
     model = read_onnx(path).model
     config = make_config(features="auto", target="ort-cpu", io=io, allow_partial=True, opt_shapes=None)
-    report = rewrite_graph(model, config)
+    report = run_passes(model, config, str(path))
     return {
         "report": report.to_json(),
         "region": {

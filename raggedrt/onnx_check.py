@@ -9,8 +9,6 @@ import onnx
 from raggedrt.errors import InputError
 
 MAX_NODES = 1_000_000
-MAX_DEPTH = 50
-"""Subgraphs within subgraphs."""
 
 
 def check_graph(proto: onnx.ModelProto, where: str) -> None:
@@ -30,16 +28,12 @@ def check_graph(proto: onnx.ModelProto, where: str) -> None:
         raise InputError(
             f"{where}: no node computes the output {missing[0]!r}; the model is not valid ONNX, export it again"
         )
-    if _check_nodes(proto.graph, known, context, where, depth=0) > MAX_NODES:
+    if _check_nodes(proto.graph, known, context, where) > MAX_NODES:
         raise InputError(f"{where} has more than {MAX_NODES} nodes, which RaggedRT refuses; split the model")
 
 
-def _check_nodes(
-    graph: onnx.GraphProto, known: set[str], context: onnx.checker.C.CheckerContext, where: str, depth: int
-) -> int:
-    """Returns the number of nodes, those of subgraphs included."""
-    if depth > MAX_DEPTH:
-        raise InputError(f"{where}: subgraphs are nested more than {MAX_DEPTH} deep, which RaggedRT refuses")
+def _check_nodes(graph: onnx.GraphProto, known: set[str], context: onnx.checker.C.CheckerContext, where: str) -> int:
+    """Returns the number of nodes, those of subgraphs included (protobuf itself bounds how deep these are nested)."""
     count = len(graph.node)
     for node in graph.node:
         name = node.name or next(iter(node.output), "")
@@ -51,7 +45,7 @@ def _check_nodes(
             )
         subgraphs = [g for attribute in node.attribute for g in (attribute.g, *attribute.graphs) if g.node or g.output]
         for subgraph in subgraphs:
-            count += _check_nodes(subgraph, known | _names(subgraph), context, where, depth + 1)
+            count += _check_nodes(subgraph, known | _names(subgraph), context, where)
         if not subgraphs:
             _check_node(node, name, context, where)
         known.update(node.output)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
+from raggedrt.errors import RaggedRTError
 from raggedrt.graph_passes.pipeline import RewriteConfig
 from raggedrt.graph_passes.pipeline import rewrite as rewrite_graph
 from raggedrt.onnx_files import read_onnx, read_proto, write_onnx
@@ -41,6 +42,14 @@ def make_config(
     )
 
 
+def run_passes(model: ir.Model, config: RewriteConfig, where: str) -> RewriteReport:
+    """The graph passes in place; `where` names the model in errors."""
+    try:
+        return rewrite_graph(model, config)
+    except RaggedRTError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
 def rewrite(
     onnx_model_or_path: onnx.ModelProto | str | os.PathLike[str],
     features: str | Sequence[str] = "auto",
@@ -70,11 +79,11 @@ def rewrite(
     config = make_config(features=features, target=target, io=io, allow_partial=allow_partial, opt_shapes=opt_shapes)
     if isinstance(onnx_model_or_path, onnx.ModelProto):
         model = read_proto(onnx_model_or_path)
-        report = rewrite_graph(model, config)
+        report = run_passes(model, config, "the model")
     else:
         file = read_onnx(pathlib.Path(onnx_model_or_path))
         model = file.model
-        report = rewrite_graph(model, config)
+        report = run_passes(model, config, str(file.path))
         if file.data_files:
             report.external_data_dir = str(file.path.parent.resolve())
     return ir.to_proto(model), report
@@ -106,7 +115,7 @@ def rewrite_file(
         refuse_existing(path, force=force)
     file = read_onnx(source)
     refuse_input(destination.with_name(f"{destination.name}.data"), *file.data_files)
-    written = rewrite_graph(file.model, config)
+    written = run_passes(file.model, config, str(source))
     write_onnx(file.model, destination, external=bool(file.data_files))
     if report:
         write_json(pathlib.Path(report), written.to_json())

@@ -13,11 +13,10 @@ from raggedrt.export.numerics import Arrays, Runner
 from raggedrt.export.padding_cases import InputSpec
 from raggedrt.export.verify import eager_runner
 from raggedrt.onnx_files import read_onnx
+from raggedrt.onnx_runner import onnx_file_runner
 from raggedrt.plugins.bundle.manifest import MANIFEST_NAME
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.io_roles import Role
-from raggedrt.plugins.runtime.ort import ort_session
-from raggedrt.plugins.runtime.ort_errors import RUN_ERRORS, translated
 from raggedrt.plugins.runtime.session import Session
 from raggedrt.sources import resolve_source
 
@@ -101,15 +100,7 @@ def _open_onnx(path: pathlib.Path, options: RunnerOptions) -> OpenModel:
     if {"cu_seqlens", "max_seqlen"} <= {value.name for value in file.model.graph.inputs}:
         raise InputError(f"{path}: takes packed tokens, whose meaning only a bundle records; compare the bundle")
     specs = graph_input_specs(file.model)
-    session = ort_session(path, threads=options.threads)
-    outputs = [value.name for value in session.get_outputs()]
-
-    def run(feeds: Arrays) -> Arrays:
-        with translated(f"{path} failed", RUN_ERRORS, ""):
-            values = session.run(outputs, {spec.name: feeds[spec.name] for spec in specs})
-        return dict(zip(outputs, values, strict=True))
-
-    return OpenModel(f"ONNX file {path}", run, specs)
+    return OpenModel(f"ONNX file {path}", onnx_file_runner(path, options.threads), specs)
 
 
 def _open_source(text: str, options: RunnerOptions) -> OpenModel:

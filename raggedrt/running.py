@@ -98,9 +98,10 @@ def load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         InputError: missing, no `.npz` file, or it holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: holds one array without a name; save inputs by name with numpy.savez")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{path}: holds one array without a name; save inputs by name with numpy.savez")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected inputs saved with numpy.savez") from None

@@ -13,9 +13,10 @@ from raggedrt.export.input_specs import graph_input_specs, input_specs
 from raggedrt.export.numerics import Case, Runner, Tolerance
 from raggedrt.export.padding_cases import padding_cases
 from raggedrt.export.torch_to_onnx import export_model
-from raggedrt.export.verify import eager_runner, onnx_runner, verify_export
+from raggedrt.export.verify import eager_runner, verify_export
 from raggedrt.models.contract import ResolvedSource
 from raggedrt.onnx_files import read_onnx
+from raggedrt.onnx_runner import onnx_file_runner
 from raggedrt.progress import step
 
 
@@ -67,7 +68,7 @@ def original_onnx(
             raise TypeError("a resolved source has a model or a path")
         model = read_onnx(resolved.path).model
         cases = padding_cases(graph_input_specs(model), position_limit=resolved.position_limit)
-        return Original(resolved, resolved.path, model, cases, onnx_runner(resolved.path))
+        return Original(resolved, resolved.path, model, cases, onnx_file_runner(resolved.path))
     path = folder / "original.onnx"
     step("exporting to ONNX (opset %d)", opset)
     exported = export_model(resolved.model, opset=opset, output=path)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 
+from raggedrt.cli.signals import unwinding_signals
 from raggedrt.errors import RaggedRTError
 
 LOGGER = logging.getLogger("raggedrt")
@@ -54,25 +51,6 @@ FAILURES: tuple[tuple[type[BaseException], Callable[[BaseException], tuple[int, 
 """Exit code and message of what escapes from a verb; the first row whose class fits counts."""
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """While active, SIGINT and SIGTERM unwind the stack, so that temporary files go; yields the signals received."""
-    received: list[int] = []
-
-    def unwind(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    in_main = threading.current_thread() is threading.main_thread()  # Python sets handlers nowhere else
-    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-    previous = {number: signal.signal(number, unwind) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _run(argv: Sequence[str] | None) -> int:
     from raggedrt.cli.app import app
     from raggedrt.cli.console import stop_logging
@@ -97,7 +75,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit code."""
-    with _signals() as received:
+    with unwinding_signals() as received:
         try:
             code = _run(argv)
             sys.stdout.flush()

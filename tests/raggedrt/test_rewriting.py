@@ -1,0 +1,193 @@
+"""`rewrite`: from file to file or in memory; invalid files are refused, inputs are never touched."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers.tolerances import Tolerance, assert_close
+
+import raggedrt
+from raggedrt.cli import main
+
+pytestmark = pytest.mark.ort_cpu
+
+CLOSE = Tolerance(1e-5, 1e-4)
+RELU = '<ir_version: 9, opset_import: ["" : 18]> m (float[N,4] x) => (float[N,4] y) { y = Relu (x) }'
+
+
+def feeds() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    mask = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 0, 1, 0, 0]])
+    return {
+        "input_ids": rng.integers(3, 90, mask.shape),
+        "attention_mask": mask,
+        "token_type_ids": rng.integers(0, 2, mask.shape),
+    }
+
+
+def hidden(model: str | Path | onnx.ModelProto, *, native: bool = False, folder: str | None = None) -> np.ndarray:
+    session = raggedrt.ort_session(model, native=native, external_data_dir=folder)
+    names = {value.name for value in session.get_inputs()}
+    given = {name: array for name, array in feeds().items() if name in names}
+    return np.where(given["attention_mask"][..., None] != 0, session.run(["last_hidden_state"], given)[0], 0)
+
+
+def with_external_data(source: Path, target: Path, data: str = "weights.bin") -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    model = onnx.load(str(source))
+    onnx.save(model, str(target), save_as_external_data=True, location=data, size_threshold=64)
+    return target
+
+
+def test_a_proto_is_rewritten_and_left_as_it_is(tiny_onnx: Path) -> None:
+    original = onnx.load(str(tiny_onnx))
+    before = original.SerializeToString()
+    model, report = raggedrt.rewrite(original)
+    assert original.SerializeToString() == before
+    assert sum(node.op_type == "RaggedAttention" for node in model.graph.node) == 2
+    assert [entry.op for entry in report.attention] == ["RaggedAttention"] * 2
+    assert_close(hidden(model), hidden(tiny_onnx), CLOSE)
+
+
+def test_a_file_is_rewritten_on_the_command_line(tiny_onnx: Path, tmp_path: Path) -> None:
+    output, report = tmp_path / "deep" / "out.onnx", tmp_path / "report.json"
+    assert main(["rewrite", str(tiny_onnx), "-o", str(output), "--report", str(report), "-q"]) == 0
+    assert '"attention"' in report.read_text()
+    assert [path.name for path in output.parent.iterdir()] == ["out.onnx"]
+    assert_close(hidden(output), hidden(tiny_onnx), CLOSE)
+
+
+def test_external_data_stays_external(tiny_onnx: Path, tmp_path: Path) -> None:
+    source = with_external_data(tiny_onnx, tmp_path / "in" / "model.onnx")
+    model, report = raggedrt.rewrite(source)
+    assert report.external_data_dir == str(source.parent)
+    assert any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    assert_close(hidden(model, folder=report.external_data_dir), hidden(tiny_onnx), CLOSE)
+    output = tmp_path / "out" / "model.onnx"
+    raggedrt.rewriting.rewrite_file(source, output)
+    shutil.rmtree(source.parent)
+    assert {path.name for path in output.parent.iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert_close(hidden(output), hidden(tiny_onnx), CLOSE)
+
+
+def test_inputs_are_never_overwritten(tiny_onnx: Path, tmp_path: Path) -> None:
+    source = with_external_data(tiny_onnx, tmp_path / "model.onnx", data="out.onnx.data")
+    before = source.read_bytes(), (tmp_path / "out.onnx.data").read_bytes()
+    assert main(["rewrite", str(source), "-o", str(source), "--force", "-q"]) == 2
+    assert main(["rewrite", str(source), "-o", str(tmp_path / "out.onnx"), "--force", "-q"]) == 2
+    assert (source.read_bytes(), (tmp_path / "out.onnx.data").read_bytes()) == before
+
+
+def test_an_existing_output_needs_force(tiny_onnx: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    output.write_text("mine")
+    arguments = ["rewrite", str(tiny_onnx), "-o", str(output), "-q"]
+    assert main(arguments) == 2
+    assert output.read_text() == "mine"
+    assert main([*arguments, "--force"]) == 0
+    assert onnx.load(str(output)).graph.node
+
+
+def test_a_feature_that_matches_nothing_is_exit_3_and_writes_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "relu.onnx"
+    onnx.save(onnx.parser.parse_model(RELU), source)
+    arguments = ["rewrite", str(source), "-o", str(tmp_path / "out.onnx"), "--features", "pack", "-q"]
+    assert main(arguments) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["relu.onnx"]
+    assert main([*arguments, "--allow-partial"]) == 0
+
+
+def _truncated(path: Path, tiny: Path) -> None:
+    path.write_bytes(tiny.read_bytes()[:-1000])
+
+
+def _text(path: Path, tiny: Path) -> None:
+    path.write_text("this is not a model")
+
+
+def _empty(path: Path, tiny: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _undefined_input(path: Path, tiny: Path) -> None:
+    model = onnx.parser.parse_model(RELU)
+    model.graph.node[0].input[0] = "nowhere"
+    onnx.save(model, path)
+
+
+def _unknown_op(path: Path, tiny: Path) -> None:
+    model = onnx.parser.parse_model(RELU)
+    model.graph.node[0].op_type = "Rectify"
+    onnx.save(model, path)
+
+
+def _missing_output(path: Path, tiny: Path) -> None:
+    model = onnx.parser.parse_model(RELU)
+    model.graph.output[0].name = "nobody"
+    onnx.save(model, path)
+
+
+def _missing_data(path: Path, tiny: Path) -> None:
+    with_external_data(tiny, path)
+    (path.parent / "weights.bin").unlink()
+
+
+def _short_data(path: Path, tiny: Path) -> None:
+    with_external_data(tiny, path)
+    data = path.parent / "weights.bin"
+    data.write_bytes(data.read_bytes()[:100])
+
+
+def _data_outside(path: Path, tiny: Path) -> None:
+    with_external_data(tiny, path)
+    model = onnx.load(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../weights.bin"
+    onnx.save(model, path)
+
+
+def _too_new(path: Path, tiny: Path) -> None:
+    model = onnx.parser.parse_model(RELU)
+    model.opset_import[0].version = 99
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _truncated,
+        _text,
+        _empty,
+        _undefined_input,
+        _unknown_op,
+        _missing_output,
+        _missing_data,
+        _short_data,
+        _data_outside,
+        _too_new,
+    ],
+)
+@pytest.mark.parametrize("verb", ["rewrite", "inspect", "convert"])
+def test_an_invalid_model_is_exit_2_and_named(
+    spoil: Callable[[Path, Path], None],
+    verb: str,
+    tiny_onnx: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = tmp_path / "in" / "model.onnx"
+    source.parent.mkdir()
+    spoil(source, tiny_onnx)
+    output = [] if verb == "inspect" else ["-o", str(tmp_path / "out.onnx")]
+    assert main([verb, str(source), *output, "-q"]) == 2
+    error = capsys.readouterr().err
+    assert "model.onnx" in error
+    assert len(error.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
