@@ -191,7 +191,7 @@ def measure(case: Case, threads: int, seconds: float, library: pathlib.Path) -> 
 
 def _milliseconds(times: Sequence[float]) -> dict[str, float]:
     low, middle, high = np.percentile(times, (10, 50, 90)) * 1e3
-    return {"p10": round(float(low), 3), "median": round(float(middle), 3), "p90": round(float(high), 3)}
+    return {name: float(f"{value:.4g}") for name, value in (("p10", low), ("median", middle), ("p90", high))}
 
 
 def machine_facts(threads: int, library: pathlib.Path) -> dict[str, Any]:

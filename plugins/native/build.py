@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import os
 import pathlib
 import platform
@@ -47,14 +48,9 @@ COMMON_FLAGS = (
 )
 # What is not used is dropped and libgcc stays shared: otherwise the C++ runtime's random numbers, threads and unwinder
 # would ask for the newest glibc of the machine that builds.
-LINK_FLAGS = (
-    "-shared",
-    "-static-libstdc++",
-    "-Wl,--gc-sections",
-    "-Wl,--exclude-libs,ALL",
-    "-Wl,-z,defs",
-    "-pthread",
-)
+LINK_FLAGS = ("-shared", "-static-libstdc++", "-static-libgcc", "-Wl,-z,defs", "-pthread")
+EXPORTS = ("RegisterCustomOps", "raggedrt_library_info", "raggedrt_select_isa")
+"""All that other libraries of the process may see; the standard library's templates would be visible otherwise."""
 
 # One row per instruction set: (namespace, machines, flags). isa.cc chooses among them at run time, so a library from
 # another machine's cache never runs instructions this CPU lacks. GCC 12's own headers trip -Wmaybe-uninitialized.
@@ -119,8 +115,16 @@ def _digest(generated: str) -> str:
         digest.update(f"{path.relative_to(SOURCE_FOLDER).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
     digest.update(generated.encode())
-    digest.update(repr((COMMON_FLAGS, LINK_FLAGS, INSTRUCTION_SETS)).encode())
+    digest.update(repr((COMMON_FLAGS, LINK_FLAGS, EXPORTS, INSTRUCTION_SETS)).encode())
     return digest.hexdigest()
+
+
+def installed_version() -> str:
+    """The toolchain's version; "unknown" while a wheel is being built and nothing is installed yet."""
+    try:
+        return importlib.metadata.version("raggedrt")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def find_compiler() -> str:
@@ -161,11 +165,21 @@ def build_in_cache(include_dir: pathlib.Path | None = None, *, obtain: bool = Tr
 
 
 def build_library(
-    output_dir: pathlib.Path, include_dir: pathlib.Path | None = None, *, extra_flags: tuple[str, ...] = ()
+    output_dir: pathlib.Path,
+    include_dir: pathlib.Path | None = None,
+    *,
+    version: str | None = None,
+    extra_flags: tuple[str, ...] = (),
 ) -> pathlib.Path:
     """Compile the library into `output_dir` and return its path.
 
     The file appears under its name only when it is complete: concurrent builders do not disturb each other.
+
+    Args:
+        output_dir: created if missing.
+        include_dir: folder with ONNX Runtime's headers; found when None.
+        version: toolchain version that the library reports; this installation's when None.
+        extra_flags: for the compiler and the linker, for example a sanitizer.
 
     Raises:
         TargetError: no compiler, no headers, or the compiler refuses the sources.
@@ -185,13 +199,17 @@ def build_library(
             *COMMON_FLAGS,
             *extra_flags,
             f'-DRAGGEDRT_SOURCE_DIGEST="{source_digest()}"',
+            f'-DRAGGEDRT_VERSION="{version or installed_version()}"',
             f"-I{SOURCE_FOLDER}",
             f"-I{folder}",
             f"-isystem{headers}",
         ]
         objects = [_compile(compiler, unit, flags, folder) for unit in compile_units(platform.machine())]
         library = folder / LIBRARY_NAME
-        _check_run([compiler, "-o", str(library), *objects, *extra_flags, *LINK_FLAGS])
+        exports = folder / "exports.map"
+        exports.write_text(f"{{ global: {' '.join(f'{name};' for name in EXPORTS)} local: *; }};\n", encoding="utf-8")
+        script = f"-Wl,--version-script={exports}"
+        _check_run([compiler, "-o", str(library), *objects, *extra_flags, *LINK_FLAGS, script])
         library.replace(output_dir / LIBRARY_NAME)
     return output_dir / LIBRARY_NAME
 
@@ -207,4 +225,7 @@ def _check_run(command: list[str]) -> None:
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
         shown = "; ".join(errors[:3]) or done.stderr.strip()[-500:]
-        raise TargetError(f"the C++ compiler failed ({' '.join(command[:1])} … {command[-3]}): {shown}")
+        raise TargetError(
+            f"the C++ compiler failed: {shown}. The library needs C++17 (GCC 9 or Clang 9 and later); set CXX to "
+            f"another compiler, or report this with the command: {' '.join(command)}"
+        )

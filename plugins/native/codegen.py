@@ -5,10 +5,6 @@ It is written into the build folder and never committed.
 
 from __future__ import annotations
 
-import importlib.metadata
-import pathlib
-import tomllib
-
 from raggedrt.plugins import registry
 from raggedrt.plugins.contract.abi import ABI_VERSION, Feature
 from raggedrt.plugins.contract.op_definition import (
@@ -61,16 +57,6 @@ struct Op {
 """
 
 
-def library_version() -> str:
-    """The toolchain's version, from the source tree if this is one, else from the installed package."""
-    project = pathlib.Path(__file__).resolve().parents[2] / "pyproject.toml"
-    if project.is_file():
-        table = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {})
-        if table.get("name") == "raggedrt" and "version" in table:
-            return str(table["version"])
-    return importlib.metadata.version("raggedrt")
-
-
 def ops_header() -> str:
     """The text of `ops.gen.h`."""
     parts = [_PREAMBLE, f'constexpr const char* kDomain = "{DOMAIN}";\n', _features()]
@@ -79,10 +65,7 @@ def ops_header() -> str:
 
 
 def _features() -> str:
-    lines = [
-        f'constexpr const char* kLibraryVersion = "{library_version()}";',
-        f"constexpr int64_t kAbiVersion = {ABI_VERSION};",
-    ]
+    lines = [f"constexpr int64_t kAbiVersion = {ABI_VERSION};"]
     names = {feature.value.bit_length() - 1: feature.name or "" for feature in Feature}
     lines += [f"constexpr uint64_t k{_camel(name)} = uint64_t{{1}} << {bit};" for bit, name in names.items()]
     ordered = ", ".join(f'"{names.get(bit, "unnamed")}"' for bit in range(max(names) + 1))

@@ -23,7 +23,7 @@ from raggedrt.plugins.native import build
 include_dir = build.find_ort_headers()
 if include_dir is None:
     sys.exit("no ONNX Runtime headers (ORT_INCLUDE_DIR, system, cache)")
-print(build.build_library(pathlib.Path(sys.argv[1]), include_dir=include_dir))
+print(build.build_library(pathlib.Path(sys.argv[1]), include_dir=include_dir, version=sys.argv[2]))
 """
 
 
@@ -45,7 +45,7 @@ class BuildPy(build_py):
     def _build_op_library(self) -> None:
         # The build folder has the packages under their import names, which the checkout has not.
         packages = pathlib.Path(self.build_lib).resolve()
-        command = [sys.executable, "-c", BUILD, str(packages / LIBRARY_FOLDER)]
+        command = [sys.executable, "-c", BUILD, str(packages / LIBRARY_FOLDER), self.distribution.get_version()]
         done = subprocess.run(
             command, env={**os.environ, "PYTHONPATH": str(packages)}, capture_output=True, text=True, check=False
         )

@@ -65,7 +65,7 @@ std::vector<int64_t> NodeInfo::integers(const char* attribute) const {
 
 void NodeInfo::refuse(const std::string& reason) const {
   throw std::runtime_error("node '" + name() + "' (" + gen::kDomain + "." + op_.name + "): " + reason +
-                           " [raggedrt op library " + gen::kLibraryVersion + ", abi " +
+                           " [raggedrt op library " + RAGGEDRT_VERSION + ", abi " +
                            std::to_string(gen::kAbiVersion) + "]");
 }
 

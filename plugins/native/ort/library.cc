@@ -143,7 +143,7 @@ std::string library_info() {
   for (const char* const* name = available_isas(); *name != nullptr; ++name) {
     isas += (isas.empty() ? "" : ", ") + quoted(*name);
   }
-  return "{\"version\": " + quoted(gen::kLibraryVersion) + ", \"abi\": " + std::to_string(gen::kAbiVersion) +
+  return "{\"version\": " + quoted(RAGGEDRT_VERSION) + ", \"abi\": " + std::to_string(gen::kAbiVersion) +
          ", \"digest\": " + quoted(RAGGEDRT_SOURCE_DIGEST) + ", \"isa\": [" + isas + "], \"features\": {" + ops + "}}";
 }
 
