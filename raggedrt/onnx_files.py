@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from raggedrt.errors import InputError
 from raggedrt.onnx_check import check_graph
+from raggedrt.onnx_stream import write_single_file
 from raggedrt.outputs import staged
 from raggedrt.plugins.bundle.model_facts import check_external_data, load_proto, model_facts
 
@@ -63,4 +64,7 @@ def write_onnx(model: ir.Model, output: pathlib.Path, *, external: bool) -> None
     """
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     with staged(output) as path:
-        ir.save(model, path, external_data=f"{output.name}.data" if external or size > INLINE_LIMIT else None)
+        if external or size > INLINE_LIMIT:
+            ir.save(model, path, external_data=f"{output.name}.data")
+        else:
+            write_single_file(model, path)

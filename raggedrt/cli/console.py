@@ -17,6 +17,8 @@ from raggedrt import progress
 from raggedrt.tables import format_table
 
 ROOT = logging.getLogger("raggedrt")
+_SILENCE = logging.NullHandler()
+"""On the root logger, so that Python prints no warnings of other libraries for want of a handler."""
 
 
 class _LineHandler(logging.Handler):
@@ -64,6 +66,7 @@ def start_logging() -> None:
     ROOT.addHandler(_LineHandler())
     ROOT.setLevel(logging.INFO)
     ROOT.propagate = False
+    logging.getLogger().addHandler(_SILENCE)
     # Warnings of other libraries are for their developers; ours are for the user.
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", module=r"raggedrt\b")
@@ -76,6 +79,7 @@ def _log_warning(message: Warning | str, category: type[Warning], *place: object
 
 def stop_logging() -> None:
     """Undo `start_logging`, before the last line of the process is written."""
+    logging.getLogger().removeHandler(_SILENCE)
     for handler in [h for h in ROOT.handlers if isinstance(h, _LineHandler)]:
         ROOT.removeHandler(handler)
         handler.close()
