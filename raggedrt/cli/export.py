@@ -9,6 +9,7 @@ import typer
 
 import raggedrt
 from raggedrt.cli import options
+from raggedrt.cli.console import print_table, print_text
 
 
 def export(
@@ -26,7 +27,7 @@ def export(
     quiet: options.Quiet = False,
 ) -> None:
     """PyTorch to ONNX only, verified against PyTorch."""
-    raggedrt.export(
+    errors = raggedrt.export(
         source,
         output,
         task=task,
@@ -38,3 +39,9 @@ def export(
         revision=revision,
         allow_pickle=allow_pickle,
     )
+    if not quiet:
+        rows = [(error.output, f"{error.max_abs:.1e}", f"{error.max_rel:.1e}") for error in errors.outputs]
+        print_table(("output", "max abs error", "max rel error"), rows)
+        print_text(
+            f"wrote {output}, verified against PyTorch" if rows else f"wrote {output}, not verified: {errors.skipped}"
+        )

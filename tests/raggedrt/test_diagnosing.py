@@ -1,0 +1,37 @@
+"""`doctor`: facts first, then what each target needs."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import pytest
+
+import raggedrt
+from raggedrt.cli import main
+from raggedrt.targets import TARGETS
+
+pytestmark = pytest.mark.none
+
+
+def test_facts_and_one_row_per_target() -> None:
+    found = raggedrt.doctor()
+    facts = dict(found.facts)
+    assert platform.python_version() in facts["Python"]
+    assert {"CPU", "SIMD", "GPU driver", "op library", "C++ compiler", "ONNX Runtime headers"} <= set(facts)
+    assert [row[0] for row in found.targets] == [target.name for target in TARGETS]
+    assert all((ready == "yes") or missing for _, ready, missing in found.targets)
+
+
+def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["facts"]["RaggedRT"] == raggedrt.__version__
+
+
+def test_a_library_that_cannot_be_built_is_exit_5(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ORT_INCLUDE_DIR", str(tmp_path))
+    assert main(["doctor", "--build-ops"]) == 5
+    assert "ORT_INCLUDE_DIR" in capsys.readouterr().err
