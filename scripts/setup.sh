@@ -29,7 +29,9 @@ apt_install() {
     apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
 }
 
-compiler() { command -v "${CXX:-g++}" || command -v c++ || command -v clang++; }
+compiler() {
+  if [ -n "${CXX:-}" ]; then command -v "$CXX"; else command -v c++ || command -v g++ || command -v clang++; fi
+}
 
 make_environment() {
   step "Python environment in $venv"
@@ -69,6 +71,7 @@ install_torch() {
 install_compiler() {
   step "C++ compiler, for the op library"
   if compiler >/dev/null; then note "$(compiler)"; return; fi
+  if [ -n "${CXX:-}" ]; then note "CXX=$CXX was not found"; return; fi
   note "none found; trying to install g++"
   apt_install g++ libc6-dev || note "not possible here (no apt-get, or neither root nor sudo)"
 }

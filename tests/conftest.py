@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+
 from helpers.project import compiler
 
 # Tests and the processes they start stay off the network; hub clients are told so before anything imports them.

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from helpers.project import ROOT
 
+from helpers.project import ROOT
 from raggedrt import errors
 from raggedrt.cli.app import app
 

@@ -7,6 +7,7 @@ import fnmatch
 from pathlib import Path
 
 import pytest
+
 from helpers.project import FOLDERS, ROOT, module_name, python_files
 
 pytestmark = pytest.mark.none

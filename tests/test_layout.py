@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from helpers.project import FOLDERS, ROOT, module_name, pyproject, python_files
 
 pytestmark = pytest.mark.none

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers.project import ROOT, compiler
 from helpers.tolerances import Tolerance, assert_close
 

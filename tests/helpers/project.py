@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tomllib
 from pathlib import Path
+
+from raggedrt.errors import TargetError
+from raggedrt.plugins.native.build import find_compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"raggedrt": "raggedrt", "models": "raggedrt.models", "export": "raggedrt.export",
@@ -30,4 +31,7 @@ def module_name(path: Path) -> str:
 
 def compiler() -> str | None:
     """Path of a C++ compiler, or None."""
-    return next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "c++", "clang++"))), None)
+    try:
+        return find_compiler()
+    except TargetError:
+        return None

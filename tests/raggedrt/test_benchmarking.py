@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers.onnx_edits import perturb
 
 import raggedrt
+from helpers.onnx_edits import perturb
 from raggedrt.benchmarking import time_interleaved
 from raggedrt.cli import main
 

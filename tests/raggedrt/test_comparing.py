@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx
 import pytest
-from helpers.onnx_edits import perturb
 
 import raggedrt
+from helpers.onnx_edits import perturb
 from raggedrt.cli import main
 
 pytestmark = pytest.mark.ort_cpu

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from helpers.tolerances import Tolerance, assert_close
 
 import raggedrt
+from helpers.tolerances import Tolerance, assert_close
 from raggedrt.cli import main
 
 pytestmark = pytest.mark.ort_cpu

@@ -7,8 +7,8 @@ import runpy
 from typing import Any
 
 import pytest
-from helpers.project import ROOT
 
+from helpers.project import ROOT
 from raggedrt.errors import TargetError
 from raggedrt.plugins.runtime.library import op_library_path
 

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import onnx_ir as ir
 import pytest
-from helpers.mask_graphs import INPUTS, LOWEST, MaskGraph, mask_of
 
+from helpers.mask_graphs import INPUTS, LOWEST, MaskGraph, mask_of
 from raggedrt.graph_passes.masks import GraphInputs, MaskAxes, MaskSpec, Polarity, explain_mask
 
 pytestmark = pytest.mark.ort_cpu

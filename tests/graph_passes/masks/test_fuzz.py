@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
-from helpers.mask_graphs import INPUTS, MaskGraph, mask_of
 
+from helpers.mask_graphs import INPUTS, MaskGraph, mask_of
 from raggedrt.graph_passes.masks import Polarity, explain_mask
 from raggedrt.graph_passes.masks.spec import UNDERSTOOD, MaskSpec, Pairs
 

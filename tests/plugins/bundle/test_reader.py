@@ -12,8 +12,8 @@ from typing import Any
 
 import onnx
 import pytest
-from helpers.toy_bundles import toy_bundle
 
+from helpers.toy_bundles import toy_bundle
 from raggedrt.errors import InputError
 from raggedrt.plugins.bundle import reader
 from raggedrt.plugins.bundle.reader import open_bundle

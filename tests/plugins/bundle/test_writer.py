@@ -9,8 +9,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from helpers.toy_bundles import toy_bundle, toy_draft, toy_model
 
+from helpers.toy_bundles import toy_bundle, toy_draft, toy_model
 from raggedrt.errors import InputError, RaggedRTError
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.bundle.writer import BundleWriter, write_bundle

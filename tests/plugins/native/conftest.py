@@ -5,8 +5,8 @@ from __future__ import annotations
 import pathlib
 
 import pytest
-from helpers.project import compiler
 
+from helpers.project import compiler
 from raggedrt.errors import TargetError
 from raggedrt.plugins.native.build import build_in_cache
 from raggedrt.plugins.runtime.library import op_library_path

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+
 from helpers.op_models import case_model, run_case
 from helpers.tolerances import ATTENTION, EXACT, Tolerance, assert_close
-
 from raggedrt.plugins.contract.capability import CAPABILITIES
 from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.node import required_features

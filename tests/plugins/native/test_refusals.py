@@ -9,8 +9,8 @@ import pathlib
 import numpy as np
 import onnx
 import pytest
-from helpers.op_models import case_model
 
+from helpers.op_models import case_model
 from raggedrt.plugins.contract.abi import ABI_VERSION, Feature
 from raggedrt.plugins.contract.capability import CAPABILITIES
 from raggedrt.plugins.ops.arrays import Array

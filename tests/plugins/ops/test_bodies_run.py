@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
 from helpers.op_models import case_model, run_case
 from helpers.tolerances import ATTENTION, EXACT, Tolerance, assert_close
-
 from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.ops.arrays import NUMPY_TYPES
 from raggedrt.plugins.ops.case import Case, Group

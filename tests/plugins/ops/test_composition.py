@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
-from helpers.tolerances import ATTENTION, assert_close
 
+from helpers.tolerances import ATTENTION, assert_close
 from raggedrt.plugins.bodies import attach_function_bodies
 from raggedrt.plugins.node import make_node
 from raggedrt.plugins.ops.case import padding_mask

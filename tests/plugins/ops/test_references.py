@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.tolerances import EXACT, Tolerance, assert_close
 
+from helpers.tolerances import EXACT, Tolerance, assert_close
 from raggedrt.errors import RaggedRTError
 from raggedrt.plugins.ops.arrays import Array
 from raggedrt.plugins.ops.case import Case, Group

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.toy_bundles import toy_bundle, toy_draft
 
+from helpers.toy_bundles import toy_bundle, toy_draft
 from raggedrt.errors import InputError
 from raggedrt.plugins.bundle.manifest import InputRecord
 from raggedrt.plugins.contract.io_roles import Role

@@ -9,8 +9,8 @@ import warnings
 import onnx
 import onnxruntime
 import pytest
-from helpers.toy_bundles import toy_bundle, toy_draft, toy_model
 
+from helpers.toy_bundles import toy_bundle, toy_draft, toy_model
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.model_facts import ModelFacts, OpNode
 from raggedrt.plugins.bundle.writer import write_bundle

@@ -11,9 +11,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+
 from helpers.tolerances import Tolerance, assert_close
 from helpers.toy_bundles import Array, reference, toy_model
-
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.model_facts import OPS_METADATA, model_facts
 from raggedrt.plugins.runtime import model_input

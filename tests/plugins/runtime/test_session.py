@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+
 from helpers.tolerances import EXACT, Tolerance, assert_close
 from helpers.toy_bundles import WIDTH, Array, reference, toy_bundle, toy_draft
-
 from raggedrt.plugins.bundle.manifest import InputRecord, TensorRecord
 from raggedrt.plugins.bundle.writer import write_bundle
 from raggedrt.plugins.contract.io_roles import Role
