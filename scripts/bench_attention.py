@@ -147,11 +147,15 @@ def bind(session: ort.InferenceSession, feed: Feed) -> tuple[Callable[[], object
 
 
 def time_alternately(sides: Sequence[Callable[[], object]], seconds: float) -> list[list[float]]:
-    """Times per side in seconds: rounds alternate, at least 9, until `seconds` are spent; two warm-up rounds."""
+    """Times per side in seconds: rounds alternate, at least 9, until `seconds` are spent; two warm-up rounds.
+
+    Each timed call follows an untimed one, while the other session's threads stop spinning for more work.
+    """
     times: list[list[float]] = [[] for _ in sides]
     started = time.perf_counter()
     while len(times[0]) < 11 or time.perf_counter() - started < seconds:
         for side, spent in zip(sides, times, strict=True):
+            side()
             begin = time.perf_counter()
             side()
             spent.append(time.perf_counter() - begin)
