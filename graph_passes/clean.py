@@ -11,6 +11,7 @@ from onnxscript import optimizer
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 from raggedrt.graph_passes.axes.atoms import BATCH_SYMBOL, TOKEN_SYMBOL, Size
+from raggedrt.graph_passes.element_types import infer_element_types
 from raggedrt.graph_passes.packing.tape import Tape
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def clean(model: ir.Model) -> None:
         common_passes.ShapeInferencePass(),
     ):
         step(model)
+    infer_element_types(model.graph)
 
 
 def ask_inputs_for_shapes(graph: ir.Graph, analysis: AxisAnalysis, anchor: ir.Value) -> int:

@@ -190,7 +190,9 @@ def _contrib_masks(
 
 def _insert(node: ir.Node, op_type: str, inputs: list[ir.Value], analysis: AxisAnalysis) -> ir.Value:
     """Add a node before `node`; it is dead until the site is lowered."""
-    new = ir.Node("", op_type, inputs, num_outputs=1, name=f"{node.name or node.outputs[0].name}_{op_type}")
+    # The second operand tells apart what is inserted for one node: names must differ.
+    name = f"{node.name or node.outputs[0].name}_{op_type}_{inputs[1].name}"
+    new = ir.Node("", op_type, inputs, num_outputs=1, name=name)
     if node.graph is None:
         raise NotThisForm(node.op_type, "the node is outside the graph")
     node.graph.insert_before(node, new)
