@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
-from raggedrt.graph_passes.axes.atoms import Kind, has
+from raggedrt.graph_passes.axes.atoms import Kind, count, has
 from raggedrt.graph_passes.lowering import SiteMask
+from raggedrt.graph_passes.masks.inputs import GraphInputs
 from raggedrt.graph_passes.packing.io import CU_SEQLENS, MAX_SEQLEN
+from raggedrt.graph_passes.packing.tape import TOKENS
 from raggedrt.graph_passes.report import AttentionEntry, RewriteReport
 from raggedrt.graph_passes.sites.find import Understanding
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
@@ -61,43 +63,55 @@ def attention_entries(
 
 
 def io_roles(
-    graph: ir.Graph, analysis: AxisAnalysis, *, ragged: bool
+    graph: ir.Graph, analysis: AxisAnalysis, original_outputs: Sequence[ir.Value], *, ragged: bool
 ) -> tuple[tuple[TensorRole, ...], tuple[TensorRole, ...]]:
-    """Roles of the graph's inputs and outputs, as a session needs them."""
+    """Roles of the graph's inputs and outputs, as a session needs them.
+
+    Args:
+        graph: the rewritten graph.
+        analysis: of the graph before packing.
+        original_outputs: the graph's outputs before packing, in order; their axes say what the new ones are.
+        ragged: per-token tensors are packed.
+    """
     special = {CU_SEQLENS: Role.CU_SEQLENS, MAX_SEQLEN: Role.MAX_SEQLEN} if ragged else {}
     if not ragged and analysis.inputs.attention_mask is not None:
         special[analysis.inputs.attention_mask] = Role.ATTENTION_MASK
-    return (
-        tuple(_role(value, special.get(value.name or ""), analysis) for value in graph.inputs),
-        tuple(_role(value, None, analysis) for value in graph.outputs),
+    inputs = tuple(
+        _tensor_role(value, special.get(value.name or "") or _role(value, value, analysis)) for value in graph.inputs
     )
+    outputs = tuple(
+        _tensor_role(value, _role(value, original, analysis))
+        for value, original in zip(graph.outputs, original_outputs, strict=True)
+    )
+    return inputs, outputs
 
 
-def _role(value: ir.Value, role: Role | None, analysis: AxisAnalysis) -> TensorRole:
+def _tensor_role(value: ir.Value, role: Role) -> TensorRole:
     dims = [] if value.shape is None else list(value.shape)
     shape = tuple(dim if isinstance(dim, int) else (dim.value or "?") for dim in dims)
-    if role is None:
-        role = _role_from_dims(value, shape, analysis)
     dtype = "float32" if value.dtype is None else str(value.dtype.numpy())
     return TensorRole(value.name or "", role, dtype, shape)
 
 
-def _role_from_dims(value: ir.Value, shape: tuple[int | str, ...], analysis: AxisAnalysis) -> Role:
-    if shape[:1] == ("tokens",):
-        return Role.PER_TOKEN
-    axes = analysis.axes.get(value)
+def _role(value: ir.Value, original: ir.Value, analysis: AxisAnalysis) -> Role:
+    if value.shape is not None and list(value.shape)[:1] == [ir.SymbolicDim(TOKENS)]:
+        return Role.PER_TOKEN  # packed, whatever the axis order was
+    axes = analysis.axes_of(original)
     if axes is None:
-        names = analysis.inputs
-        if (
-            len(shape) >= 2
-            and shape[0] in names.batch_symbols | {"batch"}
-            and shape[1] in names.sequence_symbols | {"sequence"}
-        ):
-            return Role.PER_TOKEN
-        return Role.PER_SEQUENCE if shape and shape[0] in names.batch_symbols | {"batch"} else Role.OTHER
-    if has(axes[:1], Kind.BATCH) and has(axes[1:2], Kind.TOKEN):
-        return Role.PER_TOKEN
-    return Role.PER_SEQUENCE if has(axes[:1], Kind.BATCH) and not has(axes, Kind.TOKEN) else Role.OTHER
+        return _role_from_dims(value, analysis.inputs)
+    if has(axes, Kind.TOKEN):
+        leads = has(axes[:1], Kind.BATCH) and has(axes[1:2], Kind.TOKEN)
+        return Role.PER_TOKEN if leads and count(axes, Kind.TOKEN) == 1 else Role.OTHER
+    return Role.PER_SEQUENCE if has(axes[:1], Kind.BATCH) else Role.OTHER
+
+
+def _role_from_dims(value: ir.Value, names: GraphInputs) -> Role:
+    """For a value that the analysis does not understand: dimension names are all there is."""
+    dims = [] if value.shape is None else [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+    if not dims or dims[0] not in names.batch_symbols | {"batch"}:
+        return Role.OTHER
+    slots = [number for number, dim in enumerate(dims) if dim in names.sequence_symbols | {"sequence"}]
+    return Role.PER_SEQUENCE if not slots else Role.PER_TOKEN if slots == [1] else Role.OTHER
 
 
 def position_limit(understanding: Understanding) -> int | None:

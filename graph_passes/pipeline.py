@@ -77,13 +77,15 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     report.record("clean").matched = report.nodes_before - len(list(graph))
     understanding = _understand(graph, config, report)
     masks = _explain_masks(understanding, config, report)
+    original_outputs = list(graph.outputs)
     packed = config.wants("pack") and _pack(graph, understanding, masks, config, report)
     report.attention = attention_entries(understanding, masks, report, packed=packed, config_length=config.opt_length)
     if packed:
         report.record("collapse_views").matched = collapse_views(model)
     report.position_limit = position_limit(understanding)
     fused = config.wants("fuse") and _fuse(model, config, report)
-    report.inputs, report.outputs = io_roles(graph, understanding.analysis, ragged=packed and config.io == "ragged")
+    ragged = packed and config.io == "ragged"
+    report.inputs, report.outputs = io_roles(graph, understanding.analysis, original_outputs, ragged=ragged)
     finish(model)
     report.nodes_after = len(list(graph))
     _require(config, report, packed=packed, fused=fused)
