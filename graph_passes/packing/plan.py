@@ -106,8 +106,10 @@ class PlanValues:
         """Int64 [B]: slot numbers, those counted from the end made positive."""
         tape, slots = self.tape, self._per_row(chosen)
         shifted = tape.op("Add", [slots, self.length], stem="slot_from_end", shape=["batch"])
-        negative = tape.op("Less", [slots, tape.scalar(0)], stem="is_negative", dtype=_BOOL, shape=["batch"])
-        return tape.op("Where", [negative, shifted, slots], stem="slot", dtype=_INT64, shape=["batch"])
+        return tape.op("Where", [self._is_negative(slots), shifted, slots], stem="slot", dtype=_INT64, shape=["batch"])
+
+    def _is_negative(self, slots: ir.Value) -> ir.Value:
+        return self.tape.op("Less", [slots, self.tape.scalar(0)], stem="is_negative", dtype=_BOOL, shape=["batch"])
 
     def _per_row(self, chosen: ir.Value) -> ir.Value:
         flat = self.tape.op("Reshape", [chosen, self.tape.vector([-1])], stem="chosen", shape=["batch"])
