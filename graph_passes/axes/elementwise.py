@@ -6,7 +6,7 @@ import typing
 
 import onnx_ir as ir
 
-from raggedrt.graph_passes.axes.atoms import Axes, Axis, Kind, axis_size, kinds
+from raggedrt.graph_passes.axes.atoms import Axes, Axis, axis_size, kinds
 from raggedrt.graph_passes.axes.rule import Packed, require_axes
 
 if typing.TYPE_CHECKING:
@@ -54,8 +54,3 @@ class Elementwise:
     def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
         output = require_axes(node, region.analysis.axes_of(node.outputs[0]), "the output")
         return region.emit(node, [None if v is None else region.aligned(v, output) for v in node.inputs])
-
-
-def is_slot(axis: Axis) -> bool:
-    """Whether an axis enumerates slots."""
-    return any(atom.kind is Kind.TOKEN for atom in axis)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.atoms import Axes, Axis, Kind, Size, axis_size, feature, has, kinds
 from raggedrt.graph_passes.axes.contents import int_attribute
-from raggedrt.graph_passes.axes.elementwise import broadcast_values, merge_axis
+from raggedrt.graph_passes.axes.elementwise import merge_axis
 from raggedrt.graph_passes.axes.rule import (
     Packed,
     PackingRefused,
@@ -305,6 +305,3 @@ def slice_bounds(node: ir.Node, analysis: AxisAnalysis) -> dict[int, Bound] | No
     unknown: tuple[Size | None, ...] = (None,) * len(axes)
     pairs = (starts.elements if starts else unknown, ends.elements if ends else unknown)
     return {number: (s, e, step) for number, s, e, step in zip(axes, *pairs, steps, strict=True)}
-
-
-__all__ = ["AlongAxis", "Concat", "Normalization", "Reduction", "Slice", "Split", "broadcast_values", "slice_bounds"]
