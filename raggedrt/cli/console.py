@@ -52,11 +52,15 @@ class _LineHandler(logging.Handler):
         else:
             self._status.update(line)
 
-    def close(self) -> None:
+    def end_step(self) -> None:
         """Remove the spinner."""
         if self._status is not None:
             self._status.stop()
             self._status = None
+
+    def close(self) -> None:
+        """Remove the spinner for good."""
+        self.end_step()
         super().close()
 
 
@@ -80,9 +84,13 @@ def _log_warning(message: Warning | str, category: type[Warning], *place: object
 def stop_logging() -> None:
     """Undo `start_logging`, before the last line of the process is written."""
     logging.getLogger().removeHandler(_SILENCE)
-    for handler in [h for h in ROOT.handlers if isinstance(h, _LineHandler)]:
+    for handler in _handlers():
         ROOT.removeHandler(handler)
         handler.close()
+
+
+def _handlers() -> list[_LineHandler]:
+    return [handler for handler in ROOT.handlers if isinstance(handler, _LineHandler)]
 
 
 def set_verbose(value: bool) -> None:
@@ -101,14 +109,16 @@ def set_quiet(value: bool) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print an aligned table on stdout."""
-    print(format_table(columns, rows))
+    print_text(format_table(columns, rows))
 
 
 def print_text(text: str) -> None:
-    """Print `text` on stdout as it is."""
+    """Print `text` on stdout as it is; the step that was running is over."""
+    for handler in _handlers():
+        handler.end_step()
     print(text)
 
 
 def print_json(data: Any) -> None:
     """Print `data` on stdout as JSON."""
-    print(json.dumps(data, indent=2))
+    print_text(json.dumps(data, indent=2))
