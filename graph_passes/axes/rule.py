@@ -104,6 +104,5 @@ def refuse_mixing(node: ir.Node, axes: Axes, number: int) -> None:
     """Refuse an op that works along the batch or token axis."""
     for atom in axes[number]:
         if atom.kind is not Kind.FEATURE:
-            raise PackingRefused(
-                node, f"{node.op_type} works along the {atom.kind.value} axis, so it mixes {atom.kind.value}s"
-            )
+            mixed = {Kind.BATCH: "sequences", Kind.TOKEN: "tokens"}[atom.kind]
+            raise PackingRefused(node, f"{node.op_type} works along the {atom.kind.value} axis, so it mixes {mixed}")

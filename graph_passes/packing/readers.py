@@ -117,7 +117,7 @@ def read_slot(node: ir.Node, read: SlotRead, region: PackedRegion) -> ir.Value:
     tape, form = region.tape, region.packed(source)
     rows = region.plan.rows_of_slot(read.slot)
     axes = region.analysis.axes_of(source)
-    rest = [] if axes is None else padded_shape(axes, region.analysis)[2:]
+    rest = [] if axes is None else padded_shape(axes)[2:]
     shape = ["batch", *rest]
     if region.plan.ragged:
         # An empty sequence has no such row; PackTokens gives zeros for index -1.

@@ -61,6 +61,8 @@ class PackedRegion:
             return source
         if not rows:
             number = axis_of(axes, Kind.TOKEN)
+            if number is None or not _pure(axes, number):
+                raise PackingRefused(_reader(value), f"'{value.name}' merges slots with something else")
             stem = f"{value.name}_by_position"
             return self.tape.op(
                 "Gather", [source, self.plan.position], {"axis": number}, stem=stem, shape=packed_shape(axes)
@@ -89,6 +91,8 @@ class PackedRegion:
         row, slot = axis_of(axes, Kind.BATCH), axis_of(axes, Kind.TOKEN)
         if row is None or slot is None:
             raise PackingRefused(_reader(value), f"the axes of '{value.name}' are not understood")
+        if row != slot and not _pure(axes, row, slot):
+            raise PackingRefused(_reader(value), f"'{value.name}' merges slots with something else")
         if row == slot:  # [B*S, ...] is [1, B*S, ...] for PackTokens
             if row != 0 or [atom.kind for atom in axes[0]] != [Kind.BATCH, Kind.TOKEN]:
                 raise PackingRefused(_reader(value), f"'{value.name}' merges batch and slots with something else")
@@ -96,7 +100,7 @@ class PackedRegion:
             return self._pack_node(source, f"{value.name}_packed", packed_shape(axes))
         order = [row, slot, *(number for number in range(len(axes)) if number not in (row, slot))]
         if order != list(range(len(axes))):
-            shape = [padded_shape(axes, self.analysis)[number] for number in order]
+            shape = [padded_shape(axes)[number] for number in order]
             source = self.tape.op("Transpose", [source], {"perm": order}, stem=f"{value.name}_rows", shape=shape)
         packed = self._pack_node(
             source, f"{value.name}_packed", [TOKENS, *packed_shape(tuple(axes[n] for n in order[2:]))]
@@ -149,13 +153,13 @@ class PackedRegion:
         if further:
             valid = tape.op("Unsqueeze", [valid, tape.vector(further)], stem="valid")
         number = tape.number(fill, result.dtype)
-        shape = padded_shape(axes, self.analysis)
+        shape = padded_shape(axes)
         return tape.op("Where", [valid, result, number], stem=f"{result.name}_filled", dtype=result.dtype, shape=shape)
 
     def padded(self, value: ir.Value, axes: Axes, reader: ir.Node | str) -> ir.Value:
         """`UnpackTokens` of a packed value, back in its own axis order; zero at padded slots."""
         row, slot = axis_of(axes, Kind.BATCH), axis_of(axes, Kind.TOKEN)
-        if row is None or slot is None or row == slot:
+        if row is None or slot is None or row == slot or not _pure(axes, row, slot):
             raise PackingRefused(reader, f"'{value.name}' cannot be laid out as [batch, sequence, ...] again")
         packed = self.packed_forms[value]
         order = [row, slot, *(number for number in range(len(axes)) if number not in (row, slot))]
@@ -170,7 +174,7 @@ class PackedRegion:
         node = self.tape.custom("UnpackTokens", inputs, stem=f"{value.name}_padded")
         result = node.outputs[0]
         result.type = value.type
-        result.shape = ir.Shape([padded_shape(axes, self.analysis)[number] for number in order])
+        result.shape = ir.Shape([padded_shape(axes)[number] for number in order])
         if order != list(range(len(axes))):
             perm = [order.index(number) for number in range(len(axes))]
             result = self.tape.op(
@@ -178,7 +182,7 @@ class PackedRegion:
                 [result],
                 {"perm": perm},
                 stem=f"{value.name}_padded",
-                shape=padded_shape(axes, self.analysis),
+                shape=padded_shape(axes),
             )
         return result
 
@@ -202,9 +206,11 @@ class PackedRegion:
         if gone is None or has(axes, Kind.BATCH) or gone < missing:
             return form
         # The operand has an axis of size one where the batch axis was: it goes, too.
-        return self._without_axis(form, axes, gone - missing)
+        return self._without_axis(value, form, axes, gone - missing)
 
-    def _without_axis(self, form: ir.Value, axes: Axes, number: int) -> ir.Value:
+    def _without_axis(self, value: ir.Value, form: ir.Value, axes: Axes, number: int) -> ir.Value:
+        if axes[number]:
+            raise PackingRefused(_reader(value), f"'{value.name}' differs from row to row of a fixed batch")
         kept = tuple(axis for n, axis in enumerate(axes) if n != number)
         stem = f"{form.name}_squeezed"
         return self.tape.op("Squeeze", [form, self.tape.vector([number])], stem=stem, shape=packed_shape(kept))
@@ -212,6 +218,8 @@ class PackedRegion:
     def _slot_constant(self, value: ir.Value, own: Axes, output: Axes, missing: int) -> ir.Value:
         """A constant whose feature axis lines up with the slots (a folded position table): take it by position."""
         number = next(n for n, (a, o) in enumerate(zip(own, output, strict=True)) if a and has((o,), Kind.TOKEN))
+        if not _pure(output, number):
+            raise PackingRefused(_reader(value), f"'{value.name}' lines up with slots merged with something else")
         axes: list[Axis] = list(own[missing:])
         axes[number - missing] = output[number]
         stem = f"{value.name}_by_position"
@@ -223,7 +231,7 @@ class PackedRegion:
             shape=packed_shape(tuple(axes)),
         )
         gone = dropped_axis(output)
-        return form if gone is None or gone < missing else self._without_axis(form, tuple(axes), gone - missing)
+        return form if gone is None or gone < missing else self._without_axis(value, form, tuple(axes), gone - missing)
 
     def _per_sequence(self, value: ir.Value, own: Axes, output: Axes) -> ir.Value:
         """One row per sequence, repeated for each of its tokens."""
@@ -277,6 +285,11 @@ class PackedRegion:
             dtype=node.outputs[0].dtype,
             shape=packed_shape(axes),
         )
+
+
+def _pure(axes: Axes, *numbers: int) -> bool:
+    """Whether each of these axes counts one thing: `[B, S*N]` has rows per slot and head, not per slot."""
+    return all(len(axes[number]) == 1 for number in numbers)
 
 
 def _reader(value: ir.Value) -> ir.Node | str:

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from raggedrt.graph_passes.axes.analysis import AxisAnalysis
-from raggedrt.graph_passes.axes.atoms import Axes, Kind, axis_size
+from raggedrt.graph_passes.axes.atoms import Axes, Axis, Kind, Size, axis_size
 from raggedrt.graph_passes.axes.rule import packed_axes
 from raggedrt.plugins.node import make_node
 
@@ -140,22 +139,24 @@ class Tape:
 
 def packed_shape(axes: Axes) -> list[int | str]:
     """Dimensions of the packed form; unknown ones get a symbol."""
-    dims: list[int | str] = []
-    for axis in packed_axes(axes):
-        size = axis_size(axis)
-        if any(atom.kind is Kind.TOKEN for atom in axis):
-            dims.append(TOKENS)
-        else:
-            dims.append(size.static if size.static is not None else "*".join(size.symbols).replace(":", "_"))
-    return dims
+    return [_dim(axis, {Kind.TOKEN: TOKENS}) for axis in packed_axes(axes)]
 
 
-def padded_shape(axes: Axes, analysis: AxisAnalysis) -> list[int | str]:
+def padded_shape(axes: Axes) -> list[int | str]:
     """Dimensions of the padded form."""
-    names = {analysis.batch: "batch", analysis.token: "sequence"}
-    dims: list[int | str] = []
-    for axis in axes:
-        static = axis_size(axis).static
-        parts = [names.get(atom, str(atom.size.coefficient)) for atom in axis]
-        dims.append(static if static is not None else "*".join(parts))
-    return dims
+    return [_dim(axis, {Kind.BATCH: "batch", Kind.TOKEN: "sequence"}) for axis in axes]
+
+
+def _dim(axis: Axis, names: Mapping[Kind, str]) -> int | str:
+    """Different lengths need different symbols: ONNX Runtime reuses buffers of tensors whose symbols agree."""
+    packed = Kind.BATCH not in names and any(atom.kind is Kind.TOKEN for atom in axis)
+    static = axis_size(axis).static
+    if static is not None and not packed:  # a static sequence still has any number of packed tokens
+        return static
+    parts = [names.get(atom.kind) or _size_name(atom.size) for atom in axis]
+    return "*".join(part for part in parts if part != "1")
+
+
+def _size_name(size: Size) -> str:
+    coefficient = [] if size.coefficient == 1 and size.symbols else [str(size.coefficient)]
+    return "*".join([*coefficient, *size.symbols]).replace(":", "_")

@@ -1,0 +1,193 @@
+"""Layouts and readers behind attention that invite wrong values: each is packed exactly, or refused with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from helpers.attended import WIDTH, Attended, embeddings, rewritten_tail
+from helpers.encoder_runs import FP32, MASK, plain_session, rewritten, run
+from helpers.tolerances import assert_close
+
+from raggedrt.errors import FeatureError
+from raggedrt.plugins.runtime.ort import ort_session
+
+pytestmark = pytest.mark.ort_cpu
+
+Build = Callable[[Attended], ir.Value]
+VALID = MASK != 0
+
+
+def _keep(g: Attended) -> ir.Value:
+    return g.op.Unsqueeze(g.keep, g.ints([-1]))
+
+
+def _masked(g: Attended) -> ir.Value:
+    return g.op.Mul(g.y, g.tokens())
+
+
+def _first(g: Attended) -> ir.Value:
+    return g.op.Slice(g.y, g.ints([0]), g.ints([1]), g.ints([1]))
+
+
+def _merged(g: Attended) -> ir.Value:
+    """Arithmetic on [B, S*16] in front of attention."""
+    flat = g.op.Add(g.op.Reshape(g.x, g.ints([0, -1])), g.number(1.0))
+    return g.attend(g.op.Reshape(flat, g.ints([0, -1, WIDTH])))
+
+
+def _merged_running_sum(g: Attended) -> ir.Value:
+    """The same with an op in between that cannot be repeated on tokens."""
+    flat = g.op.CumSum(g.op.Reshape(g.x, g.ints([0, -1])), g.ints(1))
+    return g.attend(g.op.Reshape(flat, g.ints([0, -1, WIDTH])))
+
+
+def _per_head_norm(g: Attended) -> ir.Value:
+    rows = g.op.Reshape(g.y, g.ints([0, -1, 8]))
+    return g.op.Reshape(g.op.LayerNormalization(rows, g.weight(8), g.weight(8)), g.ints([0, -1, WIDTH]))
+
+
+def _batch_times_heads(g: Attended) -> ir.Value:
+    """[B*N, S, H] as torch's bmm wants it."""
+    length, batch = g.op.Shape(g.x, start=1, end=2), g.op.Shape(g.x, start=0, end=1)
+    rows = g.op.Reshape(g.heads(g.y), g.op.Concat(g.ints([-1]), length, g.ints([8]), axis=0))
+    back = g.op.Reshape(g.op.Relu(rows), g.op.Concat(batch, g.ints([2, -1, 8]), axis=0))
+    return g.op.Transpose(back, perm=[0, 2, 1, 3])
+
+
+PER_TOKEN: dict[str, Build] = {
+    "merged with features before attention": _merged,
+    "merged, by an op that mixes": _merged_running_sum,
+    "heads as rows": _per_head_norm,
+    "batch times heads": _batch_times_heads,
+    "slots first and back": lambda g: g.op.Transpose(
+        g.op.Add(g.op.Transpose(g.y, perm=[1, 0, 2]), g.weight(WIDTH)), perm=[1, 0, 2]
+    ),
+    "an axis before the batch": lambda g: g.op.Squeeze(
+        g.op.Add(g.op.Unsqueeze(g.y, g.ints([0])), g.weight(1, 1, 1, WIDTH)), g.ints([0])
+    ),
+    "an axis behind the slots": lambda g: g.op.Add(g.op.Unsqueeze(g.y, g.ints([2])), g.weight(1, 1, 3, WIDTH)),
+    "a fixed slot for every token": lambda g: g.op.Add(g.y, _first(g)),
+    "attention after a fixed slot": lambda g: g.attend(g.op.Mul(g.y, _first(g))),
+    "a masked sum for every token": lambda g: g.op.Sub(g.y, g.reduce("ReduceSum", _masked(g), [1], keepdims=True)),
+    "running sum of masked values": lambda g: g.op.CumSum(_masked(g), g.ints(1)),
+    "softmax over visible tokens": lambda g: g.op.Softmax(g.op.Where(_keep(g), g.y, g.number(-1e9)), axis=1),
+    "zeros at padded slots": lambda g: g.op.Where(_keep(g), g.y, g.number(0.0)),
+    "a weight with a batch axis": lambda g: g.op.MatMul(g.y, g.weight(1, WIDTH, 4)),
+    "type of a vector": lambda g: g.op.CastLike(g.op.ReduceSum(g.y, g.ints([2])), g.constant([1, 2, 3], np.float32)),
+}
+"""Outputs [B, S, ...]."""
+PER_ROW: dict[str, Build] = {
+    "largest of masked values": lambda g: g.reduce("ReduceMax", _masked(g), [1], keepdims=False),
+    "mean of masked values": lambda g: g.reduce("ReduceMean", _masked(g), [1], keepdims=False),
+    "smallest of filled values": lambda g: g.reduce(
+        "ReduceMin", g.op.Where(_keep(g), g.y, g.number(7.0)), [1], keepdims=False
+    ),
+    "log-sum of visible values": lambda g: g.reduce(
+        "ReduceLogSumExp", g.op.Where(_keep(g), g.y, g.number(-np.inf)), [1], keepdims=False
+    ),
+    "sum over tokens and features": lambda g: g.reduce("ReduceSum", _masked(g), [1, 2], keepdims=False),
+    "slot of the largest": lambda g: g.op.ArgMax(_masked(g), axis=1),
+}
+"""Outputs [B, ...]."""
+REFUSED: dict[str, tuple[Build, str]] = {
+    "slots merged into features": (lambda g: g.op.Flatten(g.y, axis=1), "cannot be laid out"),
+    "batch merged into slots": (lambda g: g.op.Flatten(g.y, axis=2), "cannot be laid out"),
+    "slots merged into heads": (lambda g: g.op.Reshape(g.y, g.ints([0, -1, 8])), "cannot be laid out"),
+    "all but the last slot": (
+        lambda g: g.op.Slice(g.y, g.ints([0]), g.ints([-1]), g.ints([1])), "Slice reads padded slots"),
+    "two slots": (lambda g: g.op.Gather(g.y, g.ints([0, 1]), axis=1), "Gather reads padded slots"),
+    "every other slot": (
+        lambda g: g.op.Slice(g.y, g.ints([0]), g.ints([99]), g.ints([1]), g.ints([2])), "Slice reads padded slots"),
+    "slots backwards": (
+        lambda g: g.op.Slice(g.y, g.ints([-1]), g.ints([-99]), g.ints([1]), g.ints([-1])), "Slice reads padded"),
+    "one row": (lambda g: g.op.Gather(g.y, g.ints([0]), axis=0), "mixes sequences"),
+    "mean over the batch": (lambda g: g.reduce("ReduceMean", g.y, [0], keepdims=True), "mixes sequences"),
+    "slots against slots": (
+        lambda g: g.reduce(
+            "ReduceSum", g.op.Sub(g.op.Unsqueeze(g.y, g.ints([1])), g.op.Unsqueeze(g.y, g.ints([2]))), [1],
+            keepdims=False), "mixes tokens"),
+    "largest slot": (lambda g: g.op.ArgMax(g.y, axis=1), "ArgMax reads padded slots"),
+    "convolution": (
+        lambda g: g.op.Conv(g.op.Transpose(g.y, perm=[0, 2, 1]), g.weight(4, WIDTH, 3), pads=[1, 1]), "Conv reads"),
+    "no transfer rule": (lambda g: g.op.Einsum(g.y, g.weight(WIDTH, 4), equation="bsh,hk->bsk"), "Einsum"),
+    "weights per sequence": (
+        lambda g: g.op.MatMul(g.y, g.op.Transpose(_first(g), perm=[0, 2, 1])), "multiplies tokens by tokens"),
+    "a mask that is one at padded slots": (
+        lambda g: g.reduce("ReduceSum", g.op.Mul(g.y, g.op.Sub(g.number(1.0), g.tokens())), [1], keepdims=False),
+        "ReduceSum reads padded slots"),
+    "a mask of the first slot alone": (
+        lambda g: g.reduce("ReduceSum", g.op.Mul(g.y, g.op.Slice(
+            g.tokens(), g.ints([0]), g.ints([1]), g.ints([1]))), [1], keepdims=False), "ReduceSum reads"),
+    "a mask turned round": (
+        lambda g: g.reduce("ReduceSum", g.op.Mul(g.y, g.op.Slice(
+            g.tokens(), g.ints([-1]), g.ints([-99]), g.ints([1]), g.ints([-1]))), [1], keepdims=False), "reads padded"),
+    "a running count as mask": (
+        lambda g: g.reduce("ReduceSum", g.op.Mul(g.y, g.op.CumSum(g.tokens(), g.ints(1))), [1], keepdims=False),
+        "ReduceSum reads padded slots"),
+}  # fmt: skip
+
+
+def _compare(build: Build, places: np.ndarray[Any, Any], **config: Any) -> None:
+    pair = rewritten_tail(build, **config)
+    assert "RaggedAttention" in pair.ops
+    feed = embeddings()
+    want, got = run(plain_session(pair.original), feed), run(ort_session(pair.model, native=False), feed)
+    assert_close(got["result"][places], want["result"][places], FP32)
+
+
+@pytest.mark.parametrize("case", list(PER_TOKEN))
+def test_per_token_values_are_the_originals(case: str) -> None:
+    _compare(PER_TOKEN[case], VALID)
+
+
+@pytest.mark.parametrize("case", list(PER_ROW))
+def test_values_of_sequences_are_the_originals(case: str) -> None:
+    _compare(PER_ROW[case], VALID.any(axis=1))
+
+
+@pytest.mark.parametrize("case", list(REFUSED))
+def test_what_reads_padded_slots_is_refused(case: str) -> None:
+    build, reason = REFUSED[case]
+    with pytest.raises(FeatureError, match=reason):
+        rewritten_tail(build)
+
+
+@pytest.mark.parametrize("perm", [[1, 0, 2], [0, 2, 1], [2, 0, 1], [1, 2, 0]])
+def test_an_output_keeps_its_axis_order(perm: list[int]) -> None:
+    pair = rewritten_tail(lambda g: g.op.Transpose(g.y, perm=perm))
+    feed = embeddings()
+    want, got = run(plain_session(pair.original), feed), run(ort_session(pair.model, native=False), feed)
+    back = np.argsort(perm)
+    assert_close(got["result"].transpose(back)[VALID], want["result"].transpose(back)[VALID], FP32)
+
+
+STATIC: dict[str, tuple[Build, str | None]] = {
+    "a row per slot": (lambda g: g.op.Add(g.y, g.weight(1, 7, WIDTH)), None),
+    "a number per slot": (lambda g: g.op.Add(g.y, g.weight(7, 1)), None),
+    "a row per slot and sequence": (lambda g: g.op.Add(g.y, g.weight(6, 7, WIDTH)), "row to row of a fixed batch"),
+    "a row per sequence": (lambda g: g.op.Add(g.y, g.weight(6, 1, WIDTH)), "row to row of a fixed batch"),
+    "a number per slot and feature": (
+        lambda g: g.op.Reshape(g.op.Add(g.op.Reshape(g.y, g.ints([6, 112])), g.weight(112)), g.ints([6, 7, 16])),
+        "slots merged with something else",
+    ),
+}
+"""Graphs of fixed sizes, where a constant's axis may line up with the slots by its length alone."""
+
+
+@pytest.mark.parametrize("case", list(STATIC))
+def test_constants_of_static_graphs(case: str) -> None:
+    build, reason = STATIC[case]
+    graph = Attended(20, *MASK.shape)
+    model = graph.model({"result": build(graph)})
+    if reason is not None:
+        with pytest.raises(FeatureError, match=reason):
+            rewritten(model, features=("pack",))
+        return
+    pair = rewritten(model, features=("pack",))
+    feed = embeddings()
+    want, got = run(plain_session(pair.original), feed), run(ort_session(pair.model, native=False), feed)
+    assert_close(got["result"][VALID], want["result"][VALID], FP32)
