@@ -209,7 +209,7 @@ def time_interleaved(jobs: Mapping[str, Callable[[], object]], rounds: int) -> d
     return seconds
 
 
-def _check(session: Session, peer: Baseline, workload: Workload, tolerance: Tolerance) -> Comparison:
+def _check(session: Session, peer: Baseline, workload: Workload, tolerance: Tolerance | None) -> Comparison:
     """Compare the outputs of the sessions that are timed, on the batches that are timed."""
     step("comparing outputs")
     results = [

@@ -125,7 +125,7 @@ def compare(
         NumericsError: an output of the first is missing in the second, or differs in shape or dtype.
         TargetError: PyTorch, ONNX Runtime or a bundle's target is missing on this machine.
     """
-    tolerance = None if atol is None and rtol is None else make_tolerance(atol, rtol, "fp32")
+    tolerance = make_tolerance(atol, rtol)
     options = RunnerOptions(task, revision, allow_pickle, threads, trust_bundle)
     if report is not None:
         refuse_existing(pathlib.Path(report), force=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from raggedrt.errors import TargetError
+from raggedrt.errors import InputError, TargetError
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET
 from raggedrt.manifests import draft_manifest, report_json
 from raggedrt.models.contract import ModelSource
@@ -89,6 +89,10 @@ def convert(
         refuse_existing(pathlib.Path(report), force=force)
     with BundleWriter(output, force=force) as writer, workspace(writer.output) as folder:
         resolved = resolve_source(source, task=task, revision=revision, allow_pickle=allow_pickle, dtype=dtype)
+        if resolved.kind == "onnx" and dtype != "fp32":
+            raise InputError(
+                f"{source}: an ONNX file keeps its element types; leave --dtype out, or convert the source"
+            )
         original = original_onnx(resolved, folder, opset=opset, tolerance=tolerance)
         step("rewriting %d nodes", len(original.model.graph))
         config = dataclasses.replace(config, mask_input=original.mask_input)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -77,7 +78,12 @@ def machine_facts() -> dict[str, str]:
 def _build_op_library() -> None:
     from raggedrt.plugins.native.build import build_library, find_ort_headers, obtain_ort_headers, source_digest
     from raggedrt.plugins.native.cache import cache_folder, library_path
+    from raggedrt.plugins.runtime.library import library_info, op_library_path
 
+    with contextlib.suppress(TargetError):
+        library_info(op_library_path())
+        progress.step("the op library is up to date")
+        return
     headers = find_ort_headers()
     if headers is None:
         progress.step("obtaining ONNX Runtime's headers")

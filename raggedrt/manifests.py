@@ -19,6 +19,7 @@ from raggedrt.plugins.bundle.manifest import (
 )
 from raggedrt.plugins.bundle.model_facts import load_proto, model_facts
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
+from raggedrt.verification import DTYPES
 from raggedrt.version import __version__
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def verification_record(verified: Verified) -> Verification:
     """The errors as the manifest states them."""
     return Verification(
         verified_on="cpu",
-        atol=verified.tolerance.atol,
-        rtol=verified.tolerance.rtol,
+        atol=max(error.atol for error in verified.outputs),
+        rtol=max(error.rtol for error in verified.outputs),
         cases=verified.cases,
         outputs={e.output: OutputError(max_abs=e.max_abs, max_rel=e.max_rel) for e in verified.outputs},
     )
@@ -78,7 +79,7 @@ def draft_manifest(
             location=source_location(source, resolved.path),
             task=resolved.task,
         ),
-        dtype=dtype,
+        dtype=_float_type(report) if resolved.kind == "onnx" else dtype,
         op_features=features,
         mask_specs=tuple({"mask": mask, "proved": proved} for mask, proved in masks),
         position_limit=min(limits, default=None),
@@ -86,6 +87,12 @@ def draft_manifest(
         verification=verification_record(verified),
         tokenizer=TOKENIZER_NAME if tokenizer else None,
     )
+
+
+def _float_type(report: RewriteReport) -> str:
+    """The element type of an ONNX file, as `--dtype` names it: that of its first floating-point output."""
+    names = {numpy_name: name for name, numpy_name in DTYPES.items()}
+    return next((names[role.dtype] for role in report.outputs if role.dtype in names), "fp32")
 
 
 def source_location(source: object, path: pathlib.Path | None) -> str:

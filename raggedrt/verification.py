@@ -39,23 +39,26 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 class Verified:
     """The worst errors over all ways of running the graph, at valid places."""
 
-    tolerance: Tolerance
     cases: tuple[str, ...]
     outputs: tuple[OutputError, ...]
     native: bool
     """Whether the op library was tried too."""
 
 
-def make_tolerance(atol: float | None, rtol: float | None, dtype: str) -> Tolerance:
-    """The tolerance for floating-point outputs: what is None comes from the default for `dtype` (`"fp32"` …).
+def make_tolerance(atol: float | None, rtol: float | None, dtype: str = "fp32") -> Tolerance | None:
+    """The tolerance for floating-point outputs, None (by each output's own type) where neither number is given.
+
+    Where one number is given, the other is the default for `dtype` (`"fp32"` …).
 
     Raises:
         InputError: a tolerance is negative or not a number.
     """
-    default = DEFAULT_TOLERANCES[DTYPES[dtype]]
     for name, value in (("atol", atol), ("rtol", rtol)):
         if value is not None and not 0 <= value < float("inf"):
             raise InputError(f"--{name} {value}: expected a number of at least 0")
+    if atol is None and rtol is None:
+        return None
+    default = DEFAULT_TOLERANCES[DTYPES[dtype]]
     return Tolerance(default.atol if atol is None else atol, default.rtol if rtol is None else rtol)
 
 
@@ -65,7 +68,7 @@ def verify_rewrite(
     outputs: Sequence[TensorRole],
     cases: Sequence[Case],
     reference: Runner,
-    tolerance: Tolerance,
+    tolerance: Tolerance | None,
 ) -> Verified:
     """Run the rewritten `model` over `cases`, with function bodies and, where it exists, with the op library.
 
@@ -75,7 +78,7 @@ def verify_rewrite(
         outputs: its outputs and what they mean.
         cases: what to feed; for ragged I/O those with right padding are used.
         reference: gives what is right.
-        tolerance: for floating-point outputs.
+        tolerance: for floating-point outputs; None: by each output's type.
 
     Raises:
         NumericsError: a value is outside the tolerance, or a padded slot of an unpacked output is not zero.
@@ -95,7 +98,7 @@ def verify_rewrite(
         LOGGER.warning(
             "verified on function bodies only: no op library was found; raggedrt doctor --build-ops builds it"
         )
-    return Verified(tolerance, comparisons[0].cases, _worst(comparisons), True in natives)
+    return Verified(comparisons[0].cases, _worst(comparisons), True in natives)
 
 
 def right_padded(case: Case) -> bool:

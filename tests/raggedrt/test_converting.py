@@ -182,3 +182,14 @@ def test_a_full_disk_is_exit_1_and_leaves_nothing(tiny_onnx: Path, tmp_path: Pat
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_is_verified_at_its_own_tolerance(tiny_source: Path, tiny_onnx: Path, tmp_path: Path) -> None:
+    half, again = tmp_path / "half", tmp_path / "again"
+    assert main(["convert", str(tiny_source), "-o", str(half), "--dtype", "fp16", "-q"]) == 0
+    manifest = json.loads((half / "manifest.json").read_text())
+    assert manifest["dtype"] == "fp16"
+    assert manifest["verification"]["atol"] == 2e-2
+    assert {record["dtype"] for record in manifest["outputs"]} == {"float16"}
+    assert main(["convert", str(tiny_onnx), "-o", str(again), "--dtype", "fp16", "-q"]) == 2
+    assert not again.exists()
