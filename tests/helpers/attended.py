@@ -1,4 +1,4 @@
-"""The smallest graph with something behind attention: one head pair over given embeddings, then whatever a test adds."""
+"""The smallest graph with something behind attention: two heads over given embeddings, then what a test adds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
 from helpers.encoder_runs import MASK, Rewritten, rewritten
 from helpers.graph_writer import GraphWriter
 

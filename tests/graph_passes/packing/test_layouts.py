@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+
 from helpers.attended import WIDTH, Attended, embeddings, rewritten_tail
 from helpers.encoder_runs import FP32, MASK, plain_session, rewritten, run
 from helpers.tolerances import assert_close
-
 from raggedrt.errors import FeatureError
 from raggedrt.plugins.runtime.ort import ort_session
 
