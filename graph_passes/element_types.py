@@ -9,10 +9,12 @@ import onnx_ir as ir
 
 logger = logging.getLogger(__name__)
 
-SAME_AS_FIRST_INPUT = frozenset({"com.microsoft"})
-"""Domains whose float ops yield what they are given; enough for the ops that have a transfer rule."""
-INTEGER_OUTPUTS = frozenset({("com.microsoft", "EmbedLayerNormalization")})
-"""Ops of those domains for which it does not hold."""
+CONTRIB = "com.microsoft"
+"""A domain whose float ops yield what they are given; enough for the ops that have a transfer rule."""
+UNLISTED = frozenset({"SimplifiedLayerNormalization"})
+"""Ops of ONNX Runtime that stand in the default domain without a schema; likewise."""
+INTEGER_INPUTS = frozenset({"EmbedLayerNormalization"})
+"""Contrib ops for which it does not hold."""
 
 
 def infer_element_types(graph: ir.Graph) -> int:
@@ -33,9 +35,9 @@ def infer_element_types(graph: ir.Graph) -> int:
 
 
 def _types(node: ir.Node, imports: dict[str, int]) -> list[ir.DataType | None]:
-    if node.domain in SAME_AS_FIRST_INPUT:
+    if node.domain == CONTRIB or node.op_type in UNLISTED:
         first = node.inputs[0] if node.inputs else None
-        known = None if first is None or (node.domain, node.op_type) in INTEGER_OUTPUTS else first.dtype
+        known = None if first is None or node.op_type in INTEGER_INPUTS else first.dtype
         return [known] + [None] * (len(node.outputs) - 1)
     if node.domain not in ("", "ai.onnx") or any(value is not None and value.dtype is None for value in node.inputs):
         return []

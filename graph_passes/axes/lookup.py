@@ -6,9 +6,8 @@ import typing
 
 import onnx_ir as ir
 
-from raggedrt.graph_passes.axes.atoms import ONE, Axes, Axis, Kind, Size, axis_size, feature, has
+from raggedrt.graph_passes.axes.atoms import ONE, Axes, Axis, Kind, Size, axis_size, feature, has, kinds
 from raggedrt.graph_passes.axes.contents import int_attribute
-from raggedrt.graph_passes.axes.elementwise import broadcast
 from raggedrt.graph_passes.axes.rule import (
     Packed,
     PackingRefused,
@@ -66,7 +65,8 @@ class GatherElements:
             row = region.reshaped(node, region.exact(table, node), data_axes[1:])
             return [region.gather(node, row, region.packed(indices))]
         refuse_mixing(node, data_axes, axis)
-        if [bool(a) for a in data_axes] != [bool(a) for a in index_axes] or broadcast([data_axes, index_axes]) is None:
+        others = [number for number in range(len(data_axes)) if number != axis]
+        if len(index_axes) != len(data_axes) or any(kinds(data_axes[n]) != kinds(index_axes[n]) for n in others):
             raise PackingRefused(node, "GatherElements takes elements of other tokens")
         packed = [region.packed(data), region.packed(indices)]
         return region.emit(node, packed, {"axis": packed_axis_number(data_axes, axis)})
