@@ -87,11 +87,19 @@ class BodyBuilder:
         """The formal input `name`, which the node must have."""
         return self._inputs[name]
 
-    def op(self, op_type: str, *inputs: ir.Value | None, **attributes: int | float | Sequence[int]) -> ir.Value:
+    def op(self, op_type: str, *inputs: ir.Value | None, **attributes: int | float | str | Sequence[int]) -> ir.Value:
         """Adds a node of the default domain with one output."""
         node = ir.node(op_type, list(inputs), dict(attributes))
         self._nodes.append(node)
         return node.outputs[0]
+
+    def ops(
+        self, op_type: str, outputs: int, *inputs: ir.Value | None, **attributes: int | float | str | Sequence[int]
+    ) -> Sequence[ir.Value]:
+        """Adds a node of the default domain with several outputs."""
+        node = ir.node(op_type, list(inputs), dict(attributes), num_outputs=outputs)
+        self._nodes.append(node)
+        return node.outputs
 
     def constant(self, values: object, dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
         """A constant tensor; equal ones are shared."""

@@ -266,6 +266,28 @@ def _ragged_attention_shapes(
     return {"output": [tokens, out_width], "lse": [heads, tokens]}
 
 
+def _block_mask_shapes(
+    present: Mapping[str, ir.Value], attributes: Mapping[str, AttributeValue], token_axis: str
+) -> dict[str, Dims]:
+    length, size = _dim(present["max_seqlen"], 0), attributes["block_size"]
+    if not isinstance(size, int) or size <= 0:
+        raise RaggedRTError(f"BlockMask has block_size {size}, expected a positive number of positions.")
+    unknown = ir.SymbolicDim(None)
+    rows = -(-length // size) + 1 if isinstance(length, int) else unknown
+    groups = _dim(present["blocks"], 0) if "blocks" in present else 1
+    batch: int | ir.SymbolicDim = 1
+    if "cu_seqlens" in present:
+        bounds = _dim(present["cu_seqlens"], 0)
+        batch = bounds - 1 if isinstance(bounds, int) else unknown
+    words = size * size // 32
+    return {
+        "tile_ptr": [batch, groups, rows],
+        "tile_col": [unknown],
+        "tile_tag": [unknown],
+        "tile_bits": [unknown, words],
+    }
+
+
 def _merge_attention_states_shapes(
     present: Mapping[str, ir.Value], attributes: Mapping[str, AttributeValue], token_axis: str
 ) -> dict[str, Dims]:
@@ -278,5 +300,6 @@ _SHAPES: dict[str, Callable[[Mapping[str, ir.Value], Mapping[str, AttributeValue
     "PackTokens": _pack_tokens_shapes,
     "UnpackTokens": _unpack_tokens_shapes,
     "RaggedAttention": _ragged_attention_shapes,
+    "BlockMask": _block_mask_shapes,
     "MergeAttentionStates": _merge_attention_states_shapes,
 }

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "raggedrt.export": ("raggedrt.models.contract",),
     "raggedrt.graph_passes": (
         "raggedrt.plugins.contract.*",
+        "raggedrt.plugins.layout.*",
         "raggedrt.plugins.ops.*.definition",
         "raggedrt.plugins.registry",
         "raggedrt.plugins.node",

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from raggedrt.plugins.ops.arrays import Array, Attributes, Inputs
+from raggedrt.plugins.ops.block_mask import cases as block_mask_cases
+from raggedrt.plugins.ops.block_mask.reference import reference as block_mask
 from raggedrt.plugins.ops.case import Case
 from raggedrt.plugins.ops.merge_attention_states import cases as merge_cases
 from raggedrt.plugins.ops.merge_attention_states.reference import reference as merge_attention_states
@@ -35,6 +37,7 @@ REFERENCES: dict[str, Reference] = {
     "PackTokens": pack_tokens,
     "UnpackTokens": unpack_tokens,
     "RaggedAttention": ragged_attention,
+    "BlockMask": block_mask,
     "MergeAttentionStates": merge_attention_states,
 }
 CASES: dict[str, tuple[Case, ...]] = {
@@ -42,5 +45,6 @@ CASES: dict[str, tuple[Case, ...]] = {
     "PackTokens": pack_cases.CASES,
     "UnpackTokens": unpack_cases.CASES,
     "RaggedAttention": attention_cases.CASES,
+    "BlockMask": block_mask_cases.CASES,
     "MergeAttentionStates": merge_cases.CASES,
 }

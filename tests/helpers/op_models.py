@@ -15,7 +15,7 @@ from raggedrt.plugins.node import definition_of, make_node
 from raggedrt.plugins.ops.case import Case
 
 Array = npt.NDArray[Any]
-_DYNAMIC_AXES = {"B", "B+1", "S", "T", "Tq", "Tk", "Mq", "Mk"}
+_DYNAMIC_AXES = {"B", "B+1", "S", "T", "Tq", "Tk", "Mq", "Mk", "R'", "R+1", "E", "P"}
 _SHARED = (("cu_seqlens_q", "cu_seqlens_k"), ("max_seqlen_q", "max_seqlen_k"))
 """One graph input where the case gives equal arrays, as in self-attention."""
 

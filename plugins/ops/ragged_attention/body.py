@@ -12,15 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from raggedrt.errors import RaggedRTError
 from raggedrt.plugins.body_builder import BodyBuilder
 from raggedrt.plugins.ops.ragged_attention.body_mask import additive_bias, visible_keys
 from raggedrt.plugins.ops.ragged_attention.body_slots import Slots, slots_of
+from raggedrt.plugins.ops.ragged_attention.masking import check_tiles
 
 _BOOL = ir.DataType.BOOL
 _FLOAT = ir.DataType.FLOAT
 _MINUS_INFINITY = -float("inf")
-_NO_BODY = ("tile_ptr", "tile_col", "tile_tag", "tile_bits", "head_group", "rel_query", "rel_key", "rel_bucket")
 
 HIDDEN = -8e37
 """Added to the score of a key that is not visible; also the least bias. Two of them and a score stay finite, so a row
@@ -31,13 +30,9 @@ def build(b: BodyBuilder) -> Sequence[ir.Value]:
     """The op's outputs as standard ops, in float32.
 
     Raises:
-        RaggedRTError: The node has an input that the body does not read.
+        RaggedRTError: Inputs that belong together are not all there.
     """
-    if unread := [name for name in b.form.inputs if name in _NO_BODY]:
-        raise RaggedRTError(
-            f"A RaggedAttention node has the input {unread[0]!r}, for which there is no function body yet; "
-            "leave this attention unlowered."
-        )
+    check_tiles(b.form.inputs, dict(b.form.attributes))
     queries = slots_of(b, "q")
     keys = slots_of(b, "k") if b.form.cross else queries
     scores, seen = _masked_scores(b, queries, keys)
@@ -85,7 +80,7 @@ def _each_head(b: BodyBuilder, heads: int, rank: int) -> ir.Value:
 
 def _masked_scores(b: BodyBuilder, queries: Slots, keys: Slots) -> tuple[ir.Value, ir.Value]:
     """Scores [N, B, Mq, Mk], and which rows see a key: bool, a shape that broadcasts to [N, B, Mq, 1]."""
-    visible = visible_keys(b, queries, keys)  # [B, 1 or Mq, Mk]
+    visible = visible_keys(b, queries, keys)  # [B, 1 or Mq, Mk] or [1 or N, B, Mq, Mk]
     mask = b.op("Mul", b.cast(b.op("Not", visible), _FLOAT), b.real(HIDDEN))
     scores = _scores(b, queries, keys)
     bias = additive_bias(b, queries, keys)
@@ -94,7 +89,8 @@ def _masked_scores(b: BodyBuilder, queries: Slots, keys: Slots) -> tuple[ir.Valu
     scores = b.op("Add", scores, mask)
     if bias is not None:  # a bias of -inf hides too
         return scores, b.op("Greater", b.reduce("ReduceMax", scores, 3), b.real(HIDDEN / 2))
-    return scores, b.cast(b.reduce("ReduceSum", b.cast(visible, _FLOAT), 2), _BOOL)
+    axis = 3 if "tile_ptr" in b.form.inputs else 2  # ONNX Runtime miscounts the last axis of an empty tensor as -1
+    return scores, b.cast(b.reduce("ReduceSum", b.cast(visible, _FLOAT), axis), _BOOL)
 
 
 def _scores(b: BodyBuilder, queries: Slots, keys: Slots) -> ir.Value:

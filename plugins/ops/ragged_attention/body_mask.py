@@ -5,7 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from raggedrt.plugins.body_builder import BodyBuilder
+from raggedrt.plugins.ops.ragged_attention.body_relative import disentangled_terms
 from raggedrt.plugins.ops.ragged_attention.body_slots import Slots
+from raggedrt.plugins.ops.ragged_attention.body_tiles import in_tiles
 from raggedrt.plugins.ops.ragged_attention.masking import check_positions
 
 _FLOAT = ir.DataType.FLOAT
@@ -13,7 +15,11 @@ _INT64 = ir.DataType.INT64
 
 
 def visible_keys(b: BodyBuilder, queries: Slots, keys: Slots) -> ir.Value:
-    """Bool [B, 1 or Mq, Mk]: the key is in the sequence, its position is not negative, the mask allows it."""
+    """Whether the key is in the sequence, its position is not negative, and the mask allows it.
+
+    Returns:
+        bool [B, 1 or Mq, Mk]; [1 or N, B, Mq, Mk] with a tile list.
+    """
     check_positions(b.form.inputs, dict(b.form.attributes))
     visible = keys.used
     if "positions_k" in b.form.inputs:
@@ -21,6 +27,8 @@ def visible_keys(b: BodyBuilder, queries: Slots, keys: Slots) -> ir.Value:
     visible = b.unsqueeze(visible, 1)
     for rule in _rules(b, queries, keys):
         visible = b.op("And", visible, rule)
+    if "tile_ptr" in b.form.inputs:
+        visible = b.op("And", visible, in_tiles(b, *_places(b, queries, keys), queries.batch))
     return visible
 
 
@@ -34,6 +42,8 @@ def additive_bias(b: BodyBuilder, queries: Slots, keys: Slots) -> ir.Value | Non
     if "alibi_slopes" in b.form.inputs:
         distance = b.cast(b.op("Abs", _distance(b, queries, keys)), _FLOAT)
         terms.append(b.op("Neg", b.op("Mul", distance, b.unsqueeze(b.input("alibi_slopes"), 1, 2, 3))))
+    if "rel_bucket" in b.form.inputs:
+        terms += disentangled_terms(b, queries, keys, _distance(b, queries, keys))
     total = None
     for term in terms:
         total = term if total is None else b.op("Add", total, term)

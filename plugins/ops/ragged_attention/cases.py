@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from raggedrt.plugins.layout.bitmaps import BoolArray
+from raggedrt.plugins.layout.build import from_mask
 from raggedrt.plugins.ops.arrays import Array, Attributes
 from raggedrt.plugins.ops.case import MASK_GROUPS, Case, Group, padding_mask, random_values
 from raggedrt.plugins.ops.packing_plan.reference import reference as packing_plan
+
+TILE = 8
+"""Block size of the tile lists."""
+_BUCKETS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +40,11 @@ class Problem:
     plan: Attributes = dataclasses.field(default_factory=dict)
     """Attributes of the packing plan."""
     extra: tuple[str, ...] = ()
-    """Optional inputs beyond positions: bias, distance_bias, alibi_slopes, head_sink, or hiding_bias: a bias for all
-    sequences and heads that hides every key from query 0 and key 0 from every query."""
+    """Optional inputs beyond positions: bias, distance_bias, alibi_slopes, head_sink, rel_query, rel_key, rel_bucket,
+    head_group, or hiding_bias: a bias for all sequences and heads that hides every key from query 0 and key 0 from
+    every query."""
+    tiles: tuple[int, int] = (0, 0)
+    """Sequences and groups of a random tile list with blocks of `TILE`; none: no tile list."""
     magnitude: float = 1.0
     """Standard deviation of queries and keys."""
 
@@ -51,7 +60,7 @@ class Problem:
         for name, size in sizes.items():
             factor = 1.0 if name == "value" else self.magnitude
             inputs[name] = (random_values(rng, (rows[name], size), np.dtype(np.float32)) * factor).astype(dtype)
-        return inputs | self._extra(rng, dtype)
+        return inputs | self._extra(rng, dtype, rows)
 
     def _lengths(self, rng: np.random.Generator) -> dict[str, Array]:
         """cu_seqlens, carriers, positions, and the rows of the token axes."""
@@ -69,18 +78,34 @@ class Problem:
             made |= {"positions_q": plan["position"], "positions_k": plan["key_position"]}
         return made | {f"rows_{side}": plan["token_index"] for side in "qk"}
 
-    def _extra(self, rng: np.random.Generator, dtype: np.dtype[Any]) -> dict[str, Array]:
+    def _extra(self, rng: np.random.Generator, dtype: np.dtype[Any], rows: Mapping[str, int]) -> dict[str, Array]:
         makers: dict[str, Callable[[], Array]] = {
             "bias": lambda: random_values(rng, (self.batch, self.heads, self.width, self.width), dtype),
             "distance_bias": lambda: random_values(rng, (self.heads, 2 * self.width - 1), dtype),
             "alibi_slopes": lambda: 2.0 ** -np.arange(1, self.heads + 1, dtype=np.float32),
             "head_sink": lambda: random_values(rng, (self.heads,), np.dtype(np.float32)),
+            "rel_query": lambda: random_values(rng, (rows["query"], self.heads, _BUCKETS), dtype),
+            "rel_key": lambda: random_values(rng, (rows["key"], self.heads, _BUCKETS), dtype),
+            "rel_bucket": lambda: rng.integers(0, _BUCKETS, 2 * (self.width // 2) - 1).astype(np.int32),
+            "head_group": lambda: rng.integers(0, self.tiles[1], self.heads).astype(np.int32),
         }
+        made = {name: makers[name]() for name in self.extra if name != "hiding_bias"}
+        if any(self.tiles):
+            size = max(self.width, *self.lengths, *self.lengths_k, 0)
+            made |= from_mask(random_tiles(rng, (*self.tiles, size, size)), TILE).tensors()
         if "hiding_bias" in self.extra:
             bias = random_values(rng, (1, 1, self.width, self.width), dtype)
             bias[..., 0, :] = bias[..., :, 0] = -np.inf
-            return {"bias": bias}
-        return {name: makers[name]() for name in self.extra}
+            made["bias"] = bias
+        return made
+
+
+def random_tiles(rng: np.random.Generator, shape: tuple[int, ...]) -> BoolArray:
+    """A mask bool [.., Sq, Sk] in which tiles are empty, full, of random bits or of one pattern, a quarter each."""
+    blocks = rng.integers(0, 4, (*shape[:-2], *(-(-length // TILE) for length in shape[-2:])))
+    kind = blocks.repeat(TILE, -2).repeat(TILE, -1)[..., : shape[-2], : shape[-1]]
+    diagonal = np.arange(shape[-2])[:, None] % TILE >= np.arange(shape[-1]) % TILE
+    return np.select([kind == 0, kind == 1, kind == 2], [False, True, rng.random(shape) < 0.5], diagonal)
 
 
 def _offsets(lengths: Sequence[int]) -> Array:
@@ -96,6 +121,9 @@ _KEPT: Attributes = {"keep_slots": [0]}
 _CROSS = Problem(lengths=(3, 1, 5, 2), lengths_k=(4, 6, 5, 1))
 _LEFT = Problem("left", positions=True)
 _LSE = ("lse",)
+_TILED = Problem("holes", width=21, positions=True, tiles=(1, 1))
+_GROUPED = dataclasses.replace(_TILED, heads=6, kv_heads=2, tiles=(1, 3), extra=("head_group",))
+_RELATIVE = ("rel_query", "rel_key", "rel_bucket")
 
 CASES = (
     *(_row(f"dense_{kind}", group, Problem(kind), _LSE) for kind, group in MASK_GROUPS.items()),
@@ -138,6 +166,24 @@ CASES = (
     _row("bias", Group.CORRECTNESS, dataclasses.replace(_LEFT, extra=("bias",))),
     _row("bias_without_positions", Group.CORRECTNESS, Problem(extra=("bias",)), _LSE, causal=1),
     _row("bias_of_minus_infinity", Group.CORNER, Problem(extra=("hiding_bias",)), _LSE),
+    _row("tiles", Group.CORRECTNESS, Problem("right", width=21, tiles=(1, 1)), _LSE, block_size=TILE),
+    _row("tiles_left", Group.CORRECTNESS, dataclasses.replace(_TILED, mask="left"), _LSE, block_size=TILE),
+    _row("tiles_holes", Group.CORRECTNESS, dataclasses.replace(_TILED, tiles=(4, 1)), _LSE, block_size=TILE),
+    _row("tiles_without_lse", Group.CORRECTNESS, dataclasses.replace(_TILED, plan=_KEPT), block_size=TILE),
+    _row("tiles_per_head", Group.CORRECTNESS, dataclasses.replace(_TILED, tiles=(1, 4)), _LSE, block_size=TILE),
+    _row("tiles_head_group", Group.CORRECTNESS, _GROUPED, _LSE, block_size=TILE),
+    _row("tiles_causal_window", Group.CORRECTNESS, _GROUPED, _LSE, block_size=TILE, causal=1, window_left=9),
+    _row("tiles_bias_sink", Group.CORNER, dataclasses.replace(_TILED, extra=("bias", "head_sink")), block_size=TILE),
+    _row("tiles_cross", Group.CORNER, dataclasses.replace(_CROSS, tiles=(1, 1)), _LSE, block_size=TILE),
+    _row(
+        "tiles_cross_causal", Group.CORNER, dataclasses.replace(_CROSS, tiles=(4, 1)), _LSE, block_size=TILE, causal=1
+    ),
+    _row("tiles_no_token", Group.CORNER, dataclasses.replace(_TILED, mask="no_token"), _LSE, block_size=TILE),
+    _row("tiles_no_row", Group.CORNER, dataclasses.replace(_TILED, mask="full", batch=0), _LSE, block_size=TILE),
+    _row("disentangled", Group.CORRECTNESS, dataclasses.replace(_LEFT, extra=_RELATIVE), scale=0.2),
+    _row("disentangled_query", Group.CORRECTNESS, Problem(extra=("rel_query", "rel_bucket")), _LSE),
+    _row("disentangled_key", Group.CORRECTNESS, Problem(kv_heads=2, extra=("rel_key", "rel_bucket")), causal=1),
+    _row("disentangled_cross", Group.CORNER, dataclasses.replace(_CROSS, extra=_RELATIVE), _LSE),
     _row("length_512", Group.PERFORMANCE, Problem(lengths=(512,) * 8, heads=12, kv_heads=12, head_size=64)),
     _row("mixed_lengths", Group.PERFORMANCE, Problem("right", 32, 512, heads=12, kv_heads=12, head_size=64)),
 )

@@ -1,4 +1,4 @@
-"""What RaggedAttention's reference and body must agree on about positions."""
+"""What RaggedAttention's reference and body must agree on about positions, tiles and disentangled terms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from raggedrt.errors import RaggedRTError
 
 _COMPARE_POSITIONS = {"causal": 0, "window_left": -1, "window_right": -1, "dilation": 1, "global_tokens": ()}
-_BY_POSITION = ("distance_bias", "alibi_slopes", "bias")
+_BY_POSITION = ("distance_bias", "alibi_slopes", "bias", "tile_ptr", "rel_bucket")
+_TILES = ("tile_ptr", "tile_col", "tile_tag", "tile_bits")
 
 
 def check_positions(inputs: Collection[str], attributes: Mapping[str, object]) -> None:
@@ -25,4 +26,32 @@ def check_positions(inputs: Collection[str], attributes: Mapping[str, object]) -
         raise RaggedRTError(
             f"A RaggedAttention node has {given[0]} alone, but {users[0]} compares positions of queries and keys; "
             "give both or neither."
+        )
+
+
+def check_tiles(inputs: Collection[str], attributes: Mapping[str, object]) -> None:
+    """Refuses half a tile list, and disentangled terms without their buckets.
+
+    Raises:
+        RaggedRTError: Inputs that belong together are not all there.
+    """
+    given = [name for name in _TILES if name in inputs]
+    if len(given) not in (0, len(_TILES)):
+        missing = next(name for name in _TILES if name not in inputs)
+        raise RaggedRTError(
+            f"A RaggedAttention node has {given[0]} but no {missing}; give the whole tile list or none."
+        )
+    size = attributes.get("block_size", 0)
+    if bool(given) != bool(size):
+        raise RaggedRTError(
+            f"A RaggedAttention node has block_size {size} and {'a' if given else 'no'} tile list; the block size is "
+            "that of the tiles, and 0 without."
+        )
+    if "head_group" in inputs and not given:
+        raise RaggedRTError("A RaggedAttention node has head_group but no tile list; leave head_group out.")
+    terms = [name for name in ("rel_query", "rel_key") if name in inputs]
+    if bool(terms) != ("rel_bucket" in inputs):
+        raise RaggedRTError(
+            f"A RaggedAttention node has {terms[0] if terms else 'rel_bucket'} alone; disentangled terms are "
+            "rel_bucket with rel_query, rel_key or both."
         )

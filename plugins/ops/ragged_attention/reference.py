@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from raggedrt.errors import RaggedRTError
 from raggedrt.plugins.ops.arrays import Array, Attributes, Inputs
-from raggedrt.plugins.ops.ragged_attention.masking import check_positions
+from raggedrt.plugins.ops.ragged_attention.masking import check_positions, check_tiles
+from raggedrt.plugins.ops.ragged_attention.reference_tiles import visible_in_tiles
 
-_NOT_DEFINED_YET = ("tile_ptr", "tile_col", "tile_tag", "tile_bits", "head_group", "rel_query", "rel_key", "rel_bucket")
 _DEFAULTS: dict[str, object] = {
     "kv_num_heads": 0, "scale": 0.0, "softcap": 0.0, "causal": 0, "window_left": -1, "window_right": -1,
     "global_tokens": (), "dilation": 1, "block_size": 0,
@@ -29,13 +29,12 @@ def reference(inputs: Inputs, attributes: Attributes, *, compute: npt.DTypeLike 
         compute: Type of the arithmetic.
 
     Raises:
-        RaggedRTError: A tile list or relative-position tensors are given, or only one side has positions.
+        RaggedRTError: Inputs that belong together are not all there.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
     options = {**_DEFAULTS, **attributes}
-    if undefined := [name for name in given if name in _NOT_DEFINED_YET]:
-        raise RaggedRTError(f"The reference of RaggedAttention does not read {undefined[0]!r} yet; leave it out.")
     check_positions(given, options)
+    check_tiles(given, options)
     heads = _integer(options, "num_heads")
     group = heads // (_integer(options, "kv_num_heads") or heads)
     query, key, value = (
@@ -49,7 +48,9 @@ def reference(inputs: Inputs, attributes: Attributes, *, compute: npt.DTypeLike 
         for head in range(heads):
             scores = _scale(options, query.shape[2]) * (query[rows_q, head] @ key[rows_k, head // group].T)  # [Lq, Lk]
             scores = _capped(scores, options) + _bias(given, row, head, place_q, place_k).astype(compute)
-            scores = np.where(visible, scores, -np.inf)
+            scores = scores + _disentangled(given, head, rows_q, rows_k, place_k - place_q).astype(compute)
+            in_tiles = visible_in_tiles(given, _integer(options, "block_size"), row, head, place_q, place_k)
+            scores = np.where(visible & in_tiles, scores, -np.inf)
             weights, lse[head, rows_q] = _softmax(scores, given.get("head_sink"), head)
             output[rows_q, head] = weights @ value[rows_k, head // group]
     return {
@@ -146,6 +147,19 @@ def _bias(given: Mapping[str, Array], row: int, head: int, place_q: Array, place
         total = total + line[(distance + len(line) // 2).clip(0, len(line) - 1)]
     if "alibi_slopes" in given:
         total = total - given["alibi_slopes"][head].astype(np.float64) * np.abs(distance)
+    return total
+
+
+def _disentangled(given: Mapping[str, Array], head: int, rows_q: slice, rows_k: slice, distance: Array) -> Array:
+    """Terms by content and relative position: [Lq, Lk] or [1, 1]."""
+    total = np.zeros((1, 1))
+    if "rel_bucket" in given:
+        table = given["rel_bucket"].astype(np.int64)  # [2P - 1], distance 0 in the middle
+        bucket = table[(distance + len(table) // 2).clip(0, len(table) - 1)]  # [Lq, Lk]
+    if "rel_query" in given:
+        total = total + np.take_along_axis(given["rel_query"][rows_q, head].astype(np.float64), bucket, axis=1)
+    if "rel_key" in given:
+        total = total + np.take_along_axis(given["rel_key"][rows_k, head].astype(np.float64), bucket.T, axis=1).T
     return total
 
 

@@ -22,6 +22,8 @@ from raggedrt.plugins.runtime.library import library_info
 ort = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.ort_cpu
 
+WITHOUT_KERNEL = {"BlockMask"}
+"""Served by their function bodies until their kernels are built."""
 PLAIN = Case("plain", Group.CORRECTNESS, Problem(lengths=(3, 4)), {"num_heads": 4})
 
 
@@ -47,7 +49,7 @@ def plain_model(**attributes: int | float) -> tuple[onnx.ModelProto, dict[str, A
 def test_capability_table_is_what_the_library_says(library: pathlib.Path) -> None:
     info = library_info(library)
     assert info.abi == ABI_VERSION
-    assert set(info.ops) == {op.name for op in OPS}
+    assert set(info.ops) == {op.name for op in OPS} - WITHOUT_KERNEL
     served = functools.reduce(operator.or_, info.features.values())
     assert served == CAPABILITIES["ort-cpu"].features
 

@@ -11,6 +11,7 @@ import pytest
 
 from helpers.tolerances import EXACT, Tolerance, assert_close
 from raggedrt.errors import RaggedRTError
+from raggedrt.plugins.contract.mask_rules import Clauses, decode
 from raggedrt.plugins.ops.arrays import Array
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES, REFERENCES
@@ -19,6 +20,45 @@ pytestmark = pytest.mark.none
 
 Oracle = Callable[[dict[str, Array], dict[str, Any]], dict[str, Array]]
 FLOAT64_WORK = Tolerance(1e-6, 1e-6)
+
+
+def block_mask(inputs: dict[str, Array], attributes: dict[str, Any]) -> dict[str, Array]:
+    length, size = len(inputs["max_seqlen"]), attributes["block_size"]
+    clauses = decode(attributes["rules"]) or ((),) * ("blocks" in inputs)
+    listed = inputs.get("blocks", np.zeros((1, 0, 0), np.int32)).tolist()
+    own = [length] if "cu_seqlens" not in inputs else np.diff(inputs["cu_seqlens"]).tolist()
+    ptr, col, tag, bitmaps = [], [], [], dict[tuple[int, ...], int]()
+    for tokens, blocks in ((tokens, blocks) for tokens in own for blocks in listed):
+        ptr.append([len(col)])
+        for row in range(0, length, size):
+            for column in range(0, length, size):
+                lists = row // size < len(blocks) and column // size in blocks[row // size]
+                pairs = [(i, j) for i in range(row, row + size) for j in range(column, column + size)]
+                seen = [max(pair) < tokens and sees(clauses, *pair, tokens, lists) for pair in pairs]
+                if any(seen):
+                    full = sum(seen) == sum(max(pair) < tokens for pair in pairs)
+                    words = tuple(
+                        sum(bit << k for k, bit in enumerate(seen[first : first + 32]))
+                        for first in range(0, len(seen), 32)
+                    )
+                    col.append(column // size)
+                    tag.append(-1 if full else bitmaps.setdefault(words, len(bitmaps)))
+            ptr[-1].append(len(col))
+    words = np.array(list(bitmaps), np.int64).reshape(-1, size * size // 32).astype(np.uint32).view(np.int32)
+    table = np.array(ptr, np.int32).reshape(len(own), len(listed), -(-length // size) + 1)
+    return {
+        "tile_ptr": table,
+        "tile_col": np.array(col, np.int32),
+        "tile_tag": np.array(tag, np.int32),
+        "tile_bits": words,
+    }
+
+
+def sees(clauses: Clauses, i: int, j: int, length: int, listed: bool) -> bool:
+    return all(
+        (listed and place == 0) or any(rule.holds(i, j, length) for rule in clause)
+        for place, clause in enumerate(clauses)
+    )
 
 
 def packing_plan(inputs: dict[str, Array], attributes: dict[str, Any]) -> dict[str, Array]:
@@ -89,12 +129,15 @@ def ragged_attention(inputs: dict[str, Array], attributes: dict[str, Any]) -> di
                 for key in range(first_k, last_k):
                     i = int(inputs["positions_q"][query]) if "positions_q" in inputs else query - first_q + align
                     j = int(inputs["positions_k"][key]) if "positions_k" in inputs else key - first_k
-                    if visible(i, j, attributes, "positions_k" in inputs):
+                    if visible(i, j, attributes, "positions_k" in inputs) and shown(
+                        inputs, attributes, row, head, i, j
+                    ):
                         pair = (
                             _head(inputs["query"], query, head, heads),
                             _head(inputs["key"], key, head, heads, group),
                         )
                         scores[key] = score(pair, attributes) + added(inputs, row, head, i, j)
+                        scores[key] += disentangled(inputs, head, query, key, j - i)
                 mix(inputs, scores, query, head, group, output, lse)
     return {"output": output.astype(inputs["query"].dtype), "lse": lse}
 
@@ -108,6 +151,32 @@ def visible(i: int, j: int, attributes: dict[str, Any], has_positions: bool) -> 
     if (left >= 0 and i - j > left) or (right >= 0 and j - i > right):
         return False
     return bool(abs(j - i) % attributes.get("dilation", 1) == 0)
+
+
+def shown(inputs: dict[str, Array], attributes: dict[str, Any], row: int, head: int, i: int, j: int) -> bool:
+    if "tile_ptr" not in inputs:
+        return True
+    size, ptr = attributes["block_size"], inputs["tile_ptr"]
+    group = inputs["head_group"][head] if "head_group" in inputs else head % ptr.shape[1]
+    ends = ptr[row % len(ptr), group]
+    if min(i, j) < 0 or i // size >= len(ends) - 1:
+        return False
+    for entry in range(ends[i // size], ends[i // size + 1]):
+        if inputs["tile_col"][entry] == j // size:
+            tag = int(inputs["tile_tag"][entry])
+            word, bit = divmod(i % size * size + j % size, 32)
+            return tag == -1 or bool(int(inputs["tile_bits"][tag, word]) >> bit & 1)
+    return False
+
+
+def disentangled(inputs: dict[str, Array], head: int, query: int, key: int, distance: int) -> float:
+    total = 0.0
+    if "rel_bucket" in inputs:
+        table = inputs["rel_bucket"].tolist()
+        bucket = table[min(max(distance + len(table) // 2, 0), len(table) - 1)]
+        for name, token in (("rel_query", query), ("rel_key", key)):
+            total += float(inputs[name][token, head, bucket]) if name in inputs else 0.0
+    return total
 
 
 def score(pair: tuple[Array, Array], attributes: dict[str, Any]) -> float:
@@ -157,6 +226,7 @@ def _head(packed: Array, token: int, head: int, heads: int, group: int = 1) -> A
 
 
 ORACLES: dict[str, Oracle] = {
+    "BlockMask": block_mask,
     "PackingPlan": packing_plan,
     "PackTokens": pack_tokens,
     "UnpackTokens": unpack_tokens,
@@ -185,12 +255,25 @@ def test_reference_agrees_with_plain_loops(op: str, case: Case, seed: int) -> No
         assert_close(actual[name], value, EXACT if value.dtype.kind in "ib" else FLOAT64_WORK, name)
 
 
-@pytest.mark.parametrize("name", ["tile_ptr", "rel_query"])
-def test_attention_reference_refuses_what_it_does_not_read(name: str) -> None:
-    case = CASES["RaggedAttention"][0]
-    inputs = {**case.inputs(np.dtype(np.float32)), name: np.zeros((1, 1, 1), np.int32)}
-    with pytest.raises(RaggedRTError, match=name):
+@pytest.mark.parametrize(
+    ("name", "absent", "message"),
+    [
+        ("tiles", "tile_bits", "tile_ptr but no tile_bits"),
+        ("disentangled", "rel_bucket", "rel_query alone"),
+        ("disentangled_query", "rel_query", "rel_bucket alone"),
+    ],
+)
+def test_attention_reference_refuses_half_of_what_belongs_together(name: str, absent: str, message: str) -> None:
+    case = next(case for case in CASES["RaggedAttention"] if case.name == name)
+    inputs = {key: value for key, value in case.inputs(np.dtype(np.float32)).items() if key != absent}
+    with pytest.raises(RaggedRTError, match=message):
         REFERENCES["RaggedAttention"](inputs, case.attributes)
+
+
+def test_attention_reference_refuses_tiles_without_a_block_size() -> None:
+    case = next(case for case in CASES["RaggedAttention"] if case.name == "tiles")
+    with pytest.raises(RaggedRTError, match="block_size 0 and a tile list"):
+        REFERENCES["RaggedAttention"](case.inputs(np.dtype(np.float32)), {**case.attributes, "block_size": 0})
 
 
 def test_attention_reference_refuses_positions_of_one_side_under_causal() -> None:
