@@ -19,7 +19,11 @@
 #endif
 
 #define RAGGEDRT_INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define RAGGEDRT_UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define RAGGEDRT_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace raggedrt {
 namespace RAGGEDRT_ISA {
