@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pathlib
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,9 @@ from typing import Any
 import pytest
 
 from helpers.project import compiler
+from raggedrt.errors import TargetError
+from raggedrt.plugins.native.build import build_in_cache, find_ort_headers
+from raggedrt.plugins.runtime.library import op_library_path
 
 # Tests and the processes they start stay off the network; hub clients are told so before anything imports them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -88,6 +92,17 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if skipped and compiler() and exitstatus == pytest.ExitCode.OK:
         terminal.write_line(f"\n{skipped} emulated tests were skipped although there is a C++ compiler", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def op_library() -> pathlib.Path:
+    """The op library of the present sources, built where it is missing; sources that do not compile are a failure."""
+    try:
+        return op_library_path()
+    except TargetError as error:
+        if compiler() is None or find_ort_headers() is None:
+            pytest.skip(str(error))
+    return build_in_cache(obtain=False)
 
 
 @pytest.fixture(autouse=True)

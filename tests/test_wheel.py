@@ -13,6 +13,7 @@ import pytest
 
 from helpers.project import ROOT, compiler
 from helpers.tolerances import Tolerance, assert_close
+from raggedrt.plugins.native.build import find_ort_headers
 
 pytestmark = [pytest.mark.ort_cpu, pytest.mark.slow]
 
@@ -32,9 +33,7 @@ print(raggedrt.op_library_path())
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from raggedrt.plugins.native.build import find_ort_headers
-
+def wheel(op_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler() is None:
         pytest.skip("no C++ compiler was found (install g++)")
     if find_ort_headers() is None:

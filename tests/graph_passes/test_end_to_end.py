@@ -21,9 +21,8 @@ from helpers.encoder_runs import (
     run,
 )
 from helpers.tolerances import EXACT, assert_close
-from raggedrt.errors import FeatureError, TargetError
+from raggedrt.errors import FeatureError
 from raggedrt.plugins.contract.io_roles import Role
-from raggedrt.plugins.runtime.library import op_library_path
 from raggedrt.plugins.runtime.ort import ort_session
 
 pytestmark = pytest.mark.ort_cpu
@@ -183,11 +182,8 @@ def test_attention_weights_as_output_leave_that_layer_alone() -> None:
 
 @pytest.mark.parametrize("io", ["padded", "ragged"])
 @pytest.mark.parametrize("fields", [{"head": "two"}, {"mask": "causal_padding", "kv_heads": 2}])
+@pytest.mark.usefixtures("op_library")
 def test_with_the_op_library(io: str, fields: dict[str, Any]) -> None:
-    try:
-        op_library_path()
-    except TargetError as error:
-        pytest.skip(str(error))
     _check(EncoderSpec(**fields), io, native=True)
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 
 from helpers.project import ROOT
-from raggedrt.errors import TargetError
-from raggedrt.plugins.runtime.library import op_library_path
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.ort_cpu
@@ -21,12 +19,9 @@ def bench() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "scripts" / "bench_attention.py"), run_name="bench_attention")
 
 
-@pytest.fixture(scope="module")
-def library() -> pathlib.Path:
-    try:
-        return op_library_path()
-    except TargetError as error:
-        pytest.skip(str(error))
+@pytest.fixture
+def library(op_library: pathlib.Path) -> pathlib.Path:
+    return op_library
 
 
 def test_operations_are_those_of_the_kept_pairs(bench: dict[str, Any]) -> None:

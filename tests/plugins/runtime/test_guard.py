@@ -17,7 +17,7 @@ from raggedrt.plugins.bundle.writer import write_bundle
 from raggedrt.plugins.contract.abi import ABI_VERSION, Feature
 from raggedrt.plugins.runtime.guard import check_library, feature_names
 from raggedrt.plugins.runtime.library import LibraryInfo
-from raggedrt.plugins.runtime.ort import find_library, ort_session
+from raggedrt.plugins.runtime.ort import ort_session
 from raggedrt.plugins.runtime.session import Session
 
 pytestmark = pytest.mark.ort_cpu
@@ -26,12 +26,9 @@ INFO = LibraryInfo("0.9", 1, {"PackTokens": Feature(0), "RaggedAttention": Featu
 GOOD = OpNode("node_1", "RaggedAttention", 1, int(Feature.CAUSAL), has_body=True)
 
 
-@pytest.fixture(scope="module")
-def library() -> pathlib.Path:
-    path = find_library("auto")
-    if path is None:
-        pytest.skip("no op library (raggedrt doctor --build-ops)")
-    return path
+@pytest.fixture
+def library(op_library: pathlib.Path) -> pathlib.Path:
+    return op_library
 
 
 def facts(**changes: object) -> ModelFacts:
