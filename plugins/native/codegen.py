@@ -67,7 +67,9 @@ def ops_header() -> str:
 def _features() -> str:
     lines = [f"constexpr int64_t kAbiVersion = {ABI_VERSION};"]
     names = {feature.value.bit_length() - 1: feature.name or "" for feature in Feature}
+    lines.append("namespace feature {")  # an op and a feature may have the same name
     lines += [f"constexpr uint64_t k{_camel(name)} = uint64_t{{1}} << {bit};" for bit, name in names.items()]
+    lines.append("}  // namespace feature")
     ordered = ", ".join(f'"{names.get(bit, "unnamed")}"' for bit in range(max(names) + 1))
     lines.append(f"constexpr const char* kFeatureNames[] = {{{ordered}}};  // by bit")
     return "\n".join(lines) + "\n"

@@ -55,7 +55,7 @@ class PackingPlanKernel final : public Kernel {
 }  // namespace
 
 const OpAdapter kPackingPlanAdapter = {&gen::kPackingPlan,
-                                       gen::kKeepSlots | gen::kKeepMask | gen::kCapacity,
+                                       gen::feature::kKeepSlots | gen::feature::kKeepMask | gen::feature::kCapacity,
                                        create_kernel<PackingPlanKernel>};
 
 }  // namespace raggedrt::ort

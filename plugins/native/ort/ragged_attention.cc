@@ -91,9 +91,12 @@ class RaggedAttentionKernel final : public Kernel {
 
 }  // namespace
 
+namespace feature = gen::feature;
+
 const OpAdapter kRaggedAttentionAdapter = {
     &gen::kRaggedAttention,
-    gen::kCausal | gen::kGroupedQuery | gen::kLse | gen::kPositions | gen::kValueHeadSize | gen::kCrossLengths,
+    feature::kCausal | feature::kGroupedQuery | feature::kLse | feature::kPositions | feature::kValueHeadSize |
+        feature::kCrossLengths,
     create_kernel<RaggedAttentionKernel>};
 
 }  // namespace raggedrt::ort

@@ -35,8 +35,8 @@ def served(op: str, case: Case) -> bool:
 
 SERVED = [
     (op, case)
-    for op, cases in CASES.items()
-    for case in cases
+    for op in (*sorted(MOVES_DATA), "RaggedAttention", "MergeAttentionStates")
+    for case in CASES[op]
     if case.group is not Group.PERFORMANCE and served(op, case)
 ]
 # Sizes around the kernels' tiles of 48 queries and 64 keys, 12-row blocks and 4, 8 and 16 lanes.
