@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.atoms import Kind, axis_of
 from raggedrt.graph_passes.axes.rule import PackingRefused, packed_axis_number
+from raggedrt.graph_passes.masks.bias import MaskBias
 from raggedrt.graph_passes.masks.explain import MaskExplanation, explain_mask
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 from raggedrt.graph_passes.masks.spec import MaskSpec
@@ -26,6 +28,7 @@ class SiteMask:
     spec: MaskSpec | None
     reason: str | None
     proved: bool
+    biases: tuple[MaskBias, ...] = ()
 
 
 class MaskBook:
@@ -42,13 +45,11 @@ class MaskBook:
         if refused is not None:
             return SiteMask(None, f"its mask is not understood: {refused.reason}", proved=False)
         specs = [found.spec for found in explained if found.spec is not None]
-        spec = MaskSpec(
-            padding=any(s.padding for s in specs),
-            causal=site.causal or any(s.causal for s in specs),
-            padded_queries_masked=any(s.padded_queries_masked for s in specs),
-            unattended_rows_open=any(s.unattended_rows_open for s in specs),
-        )
-        return SiteMask(spec, None, all(found.proved for found in explained))
+        spec = MaskSpec(causal=site.causal)
+        for found in specs:
+            spec = spec.conjoined(found)
+        biases = tuple(found.bias for found in explained if found.bias is not None)
+        return SiteMask(spec, None, all(found.proved for found in explained), biases)
 
     def _explain(self, term: MaskTerm) -> MaskExplanation:
         if term not in self._known:
@@ -64,14 +65,20 @@ def why_not_lowered(site: AttentionSite, mask: SiteMask, capability: Capability,
         return mask.reason
     if not mask.spec.padding and not ragged:
         return "its mask does not hide padded keys, so valid tokens read padded slots, which packing removes"
-    return _why_not_served(site, mask.spec, capability)
+    return _why_not_served(site, mask.spec, mask.biases, capability)
 
 
-def _why_not_served(site: AttentionSite, spec: MaskSpec, capability: Capability) -> str | None:
+def _why_not_served(
+    site: AttentionSite, spec: MaskSpec, biases: Sequence[MaskBias], capability: Capability
+) -> str | None:
     """What the target's library cannot do."""
-    missing = capability.missing(features_of(site, spec))
+    missing = capability.missing(features_of(site, spec, biases))
     if missing:
-        return f"the target's op library lacks {missing.name}"
+        seen = "; ".join([spec.describe(), *(bias.describe() for bias in biases)])
+        return f"the target's op library lacks {missing.name} (its mask: {seen})"
+    if biases or spec.analytic() is None:
+        what = biases[0].describe() if biases else f"a tile list for its mask ({spec.describe()})"
+        return f"lowering does not pass {what} yet"
     sizes = (site.head_size, site.value_head_size)
     if any(size % capability.head_size_multiple or size > capability.max_head_size for size in sizes):
         return (
@@ -79,17 +86,23 @@ def _why_not_served(site: AttentionSite, spec: MaskSpec, capability: Capability)
         )
     if site.num_heads % site.kv_num_heads:
         return f"{site.num_heads} query heads do not share {site.kv_num_heads} key heads evenly"
-    dtype = site.query.value.dtype
+    types = [operand.value.dtype for operand in (site.query, site.key, site.value)]
+    if len(set(types)) > 1:
+        return f"query, key and value have the element types {', '.join(map(str, types))}; the op takes one"
+    dtype = types[0]
     if dtype is None or dtype.value not in [element.value for element in capability.element_types]:
         allowed = ", ".join(ElementType(element).name.lower() for element in capability.element_types)
         return f"its element type is {dtype}, the target serves {allowed}"
     return None
 
 
-def features_of(site: AttentionSite, spec: MaskSpec) -> Feature:
+def features_of(site: AttentionSite, spec: MaskSpec, biases: Sequence[MaskBias] = ()) -> Feature:
     """Feature bits that lowering the site needs."""
-    features = Feature(0)
-    features |= Feature.CAUSAL if spec.causal else Feature(0)
+    analytic = spec.analytic()
+    tiles = Feature.BLOCK_MASK | (Feature.CAUSAL if spec.causal else Feature(0))
+    features = tiles if analytic is None else analytic.features
+    for bias in biases:
+        features |= bias.feature
     features |= Feature.GROUPED_QUERY if site.kv_num_heads != site.num_heads else Feature(0)
     features |= Feature.VALUE_HEAD_SIZE if site.value_head_size != site.head_size else Feature(0)
     return features
@@ -107,14 +120,18 @@ def lower_site(site: AttentionSite, spec: MaskSpec, region: PackedRegion) -> ir.
         "max_seqlen_q": plan.max_seqlen,
         "max_seqlen_k": plan.max_seqlen,
     }
-    if plan.kept:
-        # A kept slot is a query without being a key; without one, packed order says all that causality needs.
+    analytic = spec.analytic()
+    if analytic is None:
+        raise PackingRefused(site.name, f"its mask needs a tile list ({spec.describe()})")
+    if plan.kept or analytic.compares_positions:
+        # A kept slot is a query without being a key, and distances and positions are those of the padded row; without
+        # either, packed order says all that causality needs.
         inputs |= {"positions_q": plan.position, "positions_k": plan.key_position}
-    attributes: dict[str, int | float] = {
+    attributes: dict[str, int | float | Sequence[int]] = {
         "num_heads": site.num_heads,
         "kv_num_heads": site.kv_num_heads if site.kv_num_heads != site.num_heads else 0,
         "scale": site.scale,
-        "causal": int(spec.causal),
+        **analytic.attributes(),
     }
     stem = f"{site.output.name}_attention"
     output = tape.custom("RaggedAttention", inputs, attributes, stem=stem).outputs[0]

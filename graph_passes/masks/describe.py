@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from raggedrt.graph_passes.masks.formula import AtMostZero, Formula, Unreadable, atoms
-from raggedrt.graph_passes.masks.probe import Sample
-from raggedrt.graph_passes.masks.spec import BoolArray
+from raggedrt.graph_passes.masks.pairs import BoolArray
+from raggedrt.graph_passes.masks.samples import Sample, full_rows
 from raggedrt.graph_passes.masks.truth_table import tabulate
 
 MAX_TEXT = 300
@@ -46,12 +46,7 @@ def _pattern_name(formula: Formula) -> str:
 
 def describe_samples(samples: Sequence[Sample]) -> str:
     """A mask that was only evaluated: what it does to the longest batch without padding."""
-    whole = [
-        Sample(sample.padding[full], sample.visible[full])
-        for sample in samples
-        for full in [sample.padding.all(axis=1)]
-        if full.any()
-    ]
+    whole = full_rows(samples)
     if not whole:
         return _kept_share(samples[-1].visible, samples[-1].visible.shape[-1])
     sample = max(whole, key=lambda s: s.visible.shape[-1])

@@ -7,14 +7,18 @@ import logging
 
 import onnx_ir as ir
 
+from raggedrt.graph_passes.masks.bias import MaskBias
+from raggedrt.graph_passes.masks.content import counts_own_tokens
 from raggedrt.graph_passes.masks.describe import describe_formula, describe_samples
 from raggedrt.graph_passes.masks.extract import MaskGraph, MaskRefused, extract_mask
+from raggedrt.graph_passes.masks.fit import fitted_specs, frozen_specs, sight_of, sight_of_formula
 from raggedrt.graph_passes.masks.formula import Formula, Unreadable
 from raggedrt.graph_passes.masks.grammar import opset_of, read_mask
 from raggedrt.graph_passes.masks.inputs import GraphInputs, MaskAxes, Polarity
 from raggedrt.graph_passes.masks.probe import ProbeResult, probe_mask
+from raggedrt.graph_passes.masks.prove import Undecided, same_meaning
+from raggedrt.graph_passes.masks.samples import agrees, full_rows
 from raggedrt.graph_passes.masks.spec import MaskSpec
-from raggedrt.graph_passes.masks.truth_table import tabulate
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +31,7 @@ class MaskExplanation:
         spec: the mask; None where it is refused.
         reason: why it is refused, saying what was seen; None where it is understood.
         proved: the symbolic reading of the sub-graph gives this very spec (else it was only tested).
+        bias: what is added to the scores of visible pairs, whatever the padding; None where nothing is.
         formula: the symbolic reading in words; None where there is none.
         probed_lengths: lengths in tokens at which the mask was evaluated.
         unprobed_constants: constants of the sub-graph too large to probe around.
@@ -35,6 +40,7 @@ class MaskExplanation:
     spec: MaskSpec | None
     reason: str | None = None
     proved: bool = False
+    bias: MaskBias | None = None
     formula: str | None = None
     probed_lengths: tuple[int, ...] = ()
     unprobed_constants: tuple[int, ...] = ()
@@ -63,24 +69,27 @@ def explain_mask(
     try:
         graph = extract_mask(mask)
         formula = _formula(graph, polarity, axes, inputs)
-        read = None if formula is None else _spec_of(formula, inputs)
-        if formula is not None and read is None:  # its values could only say less
-            return MaskExplanation(None, describe_formula(formula, inputs.sequence), formula=str(formula))
+        read = None if formula is None else read_spec(formula, inputs.sequence)
+        if formula is not None and read is None and inputs.sequence is None:  # its values could only say less
+            return MaskExplanation(None, describe_formula(formula, None), formula=str(formula))
         probed = probe_mask(graph, polarity, axes, inputs, opset_of(mask))
     except MaskRefused as refusal:
         return MaskExplanation(None, str(refusal))
     found = MaskExplanation(
         None,
+        bias=probed.bias,
         formula=None if formula is None else str(formula),
         probed_lengths=probed.lengths,
         unprobed_constants=probed.unprobed,
     )
-    reason = _contradiction(probed, read)
-    if reason is None:
-        return dataclasses.replace(found, spec=read or probed.specs[0], proved=read is not None)
-    if axes is MaskAxes.KEY_LENGTHS:
+    if read is not None and agrees(read, probed.samples, inputs):
+        return dataclasses.replace(found, spec=read, proved=True)
+    tested, reason = _tested(graph, probed, inputs, read)
+    if reason is not None and axes is MaskAxes.KEY_LENGTHS:
         reason = f"it gives key lengths, which say nothing of left padding: {reason}"
-    return dataclasses.replace(found, reason=reason)
+    if tested is None and formula is not None and read is None:
+        reason = describe_formula(formula, inputs.sequence)
+    return dataclasses.replace(found, spec=tested, reason=reason)
 
 
 def with_fixed_sequence(mask: ir.Value, inputs: GraphInputs) -> GraphInputs:
@@ -102,25 +111,41 @@ def _formula(graph: MaskGraph, polarity: Polarity, axes: MaskAxes, inputs: Graph
     return None
 
 
-def _spec_of(formula: Formula, inputs: GraphInputs) -> MaskSpec | None:
+def read_spec(formula: Formula, sequence: int | None) -> MaskSpec | None:
+    """The simplest spec that is shown to mean what the formula says."""
     try:
-        return tabulate(formula, inputs.sequence).spec()
-    except Unreadable:
+        sight = sight_of_formula(formula, sequence)
+        return next((s for s in fitted_specs(sight) if _provable(s) and same_meaning(formula, s, sequence)), None)
+    except (Unreadable, Undecided) as stop:
+        logger.debug("no spec is compared with %s: %s", formula, stop)
         return None
 
 
-def _contradiction(probed: ProbeResult, read: MaskSpec | None) -> str | None:
-    """Why the mask's values do not bear out what was read (or, where nothing was, any understood mask)."""
+def _provable(spec: MaskSpec) -> bool:
+    """A formula looks at one pair, opened rows at whole rows."""
+    return not spec.unattended_rows_open
+
+
+def _tested(
+    graph: MaskGraph, probed: ProbeResult, inputs: GraphInputs, read: MaskSpec | None
+) -> tuple[MaskSpec | None, str | None]:
+    """The spec that every value of the mask bears out, or the reason why there is none."""
+    longest = max(full_rows(probed.samples), key=lambda sample: sample.visible.shape[-1])
+    lead = max(graph.thresholds(), default=0) + 2
+    sight = sight_of(longest.visible[0], lead, (*graph.divisors(), *graph.thresholds()))
+    whole = [s for s in fitted_specs(sight) if bool((s.visible(longest.padding) == longest.visible).all())]
+    spec = next((spec for spec in whole if agrees(spec, probed.samples, inputs)), None)
     if read is not None:
-        if read in probed.specs:
-            return None
-        seen = probed.specs[0].describe() if probed.specs else describe_samples(probed.samples)
-        return f"its formula reads '{read.describe()}' but its values say: {seen}"
-    if not probed.specs:
-        return describe_samples(probed.samples)
+        seen = describe_samples(probed.samples) if spec is None else spec.describe()
+        return None, f"its formula reads '{read.describe()}' but its values say: {seen}"
+    if spec is None and inputs.sequence is not None:
+        spec = next((s for s in frozen_specs(longest.visible[0]) if agrees(s, probed.samples, inputs)), None)
+    if spec is None:
+        own = counts_own_tokens(whole, probed.samples)
+        if own is not None:
+            return None, f"its positions count from the first token of a row, so left padding shifts it: {own.describe()}"
+        return None, describe_samples(probed.samples)
     if probed.unprobed:
         constants = ", ".join(map(str, probed.unprobed))
-        return (
-            f"it looks like {probed.specs[0].describe()}, but its constants {constants} are too large to probe around"
-        )
-    return None
+        return None, f"it looks like {spec.describe()}, but its constants {constants} are too large to probe around"
+    return spec, None

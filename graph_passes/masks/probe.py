@@ -1,4 +1,4 @@
-"""Evaluate a mask on chosen inputs and fit the specs that are understood to what it gives."""
+"""Evaluate a mask on chosen inputs, and compare specs with what it gives."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from raggedrt.graph_passes.masks.bias import MAX_ELEMENTS, FloatArray, MaskBias, explain_bias, merged_bias
+from raggedrt.graph_passes.masks.content import describe_dependence
 from raggedrt.graph_passes.masks.extract import MaskGraph, MaskRefused, mask_model
 from raggedrt.graph_passes.masks.feeds import Feed, probe_lengths, probes
 from raggedrt.graph_passes.masks.inputs import MASKED_AT_MOST, GraphInputs, MaskAxes, Polarity
-from raggedrt.graph_passes.masks.spec import UNDERSTOOD, BoolArray, MaskSpec
+from raggedrt.graph_passes.masks.pairs import BoolArray
+from raggedrt.graph_passes.masks.samples import Sample
 
 LABELS = "bnqk"
 MIN_LENGTHS = 3
@@ -28,31 +31,18 @@ Evaluate = Callable[[Feed], npt.NDArray[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
-    """A mask as it was seen.
-
-    Attributes:
-        padding: int64 [B, S], 1 = token.
-        visible: bool [B, S_q, S_k].
-    """
-
-    padding: npt.NDArray[np.int64]
-    visible: BoolArray
-
-
-@dataclasses.dataclass(frozen=True)
 class ProbeResult:
     """What probing found.
 
     Attributes:
         samples: everything that was evaluated.
-        specs: the understood specs that agree with every sample, simplest first.
+        bias: what is added to visible pairs, if anything.
         lengths: lengths in tokens at which the mask ran.
         unprobed: constants of the sub-graph around which no length could be tried.
     """
 
     samples: tuple[Sample, ...]
-    specs: tuple[MaskSpec, ...]
+    bias: MaskBias | None
     lengths: tuple[int, ...]
     unprobed: tuple[int, ...]
 
@@ -61,7 +51,7 @@ def probe_mask(graph: MaskGraph, polarity: Polarity, axes: MaskAxes, inputs: Gra
     """Evaluate the mask at lengths around every constant of its sub-graph.
 
     Raises:
-        MaskRefused: it does not run, adds a bias, differs between heads, or depends on another input.
+        MaskRefused: it does not run, differs between heads, depends on another input, or its bias depends on padding.
     """
     evaluate = evaluator(mask_model(graph, opset))
     lengths, unprobed = probe_lengths(graph, inputs)
@@ -80,14 +70,19 @@ def probe_mask(graph: MaskGraph, polarity: Polarity, axes: MaskAxes, inputs: Gra
         raise MaskRefused(f"its sub-graph does not run on its own: {failure}")
     # A constant none of whose lengths ran was not probed either.
     lost = [c for c in graph.thresholds() if inputs.sequence is None and not {c + 1, 2 * c + 3} & set(ran)]
-    specs = tuple(spec for spec in UNDERSTOOD if _agrees(spec, samples, inputs))
-    return ProbeResult(tuple(samples), specs, tuple(ran), tuple(sorted({*unprobed, *lost})))
+    return ProbeResult(tuple(samples), _bias_of(samples), tuple(ran), tuple(sorted({*unprobed, *lost})))
 
 
-def _agrees(spec: MaskSpec, samples: Sequence[Sample], inputs: GraphInputs) -> bool:
-    if inputs.attention_mask is None and any(term.needs_padding for term in spec.terms):
-        return False
-    return all(bool((spec.visible(sample.padding) == sample.visible).all()) for sample in samples)
+def _bias_of(samples: Sequence[Sample]) -> MaskBias | None:
+    if all(sample.bias is None for sample in samples):
+        return None
+    by_length: dict[int, list[FloatArray]] = {}
+    for sample in samples:
+        bias = sample.bias
+        if bias is None:
+            bias = np.where(sample.visible, np.float32(0), np.float32(np.nan))[:, None]
+        by_length.setdefault(sample.visible.shape[-1], []).append(bias)
+    return explain_bias({length: merged_bias(biases) for length, biases in by_length.items()})
 
 
 def evaluator(model: ir.Model) -> Evaluate:
@@ -137,34 +132,35 @@ def _samples_at(
 ) -> list[Sample]:
     samples: list[Sample] = []
     for probe in probes(graph, inputs, length):
-        batch = probe.padding.shape[0]
         try:
             value = evaluate(probe.feed)
         except DoesNotRun:
             if probe.may_fail:
                 continue
             raise
-        visible = visible_pairs(value, polarity, axes, batch, length)
+        sample = sample_of(probe.padding, value, polarity, axes)
         if probe.varied is None:
-            samples.append(Sample(probe.padding, visible))
-        elif not bool((visible == samples[-1].visible).all()):
-            raise MaskRefused(f"it depends on input {probe.varied}")
+            samples.append(sample)
+        elif not sample.same(samples[-1]):
+            words = describe_dependence(probe.feed[probe.varied], samples[-1].visible, sample.visible)
+            raise MaskRefused(f"it depends on input {probe.varied}{words}")
     return samples
 
 
-def visible_pairs(mask: npt.NDArray[Any], polarity: Polarity, axes: MaskAxes, batch: int, length: int) -> BoolArray:
-    """A mask's value as bool [B, S_q, S_k].
+def sample_of(padding: npt.NDArray[np.int64], mask: npt.NDArray[Any], polarity: Polarity, axes: MaskAxes) -> Sample:
+    """What a mask's value says about each pair.
 
     Raises:
-        MaskRefused: it adds a bias, differs between heads, or has sizes of something else.
+        MaskRefused: what it hides differs between heads, or it has sizes of something else.
     """
+    batch, length = padding.shape
+    bias: npt.NDArray[Any] | None = None
     if axes is MaskAxes.KEY_LENGTHS:
         if mask.shape != (batch,):
             raise MaskRefused(f"key lengths of shape {list(mask.shape)} (start positions are not understood)")
-        keep = np.arange(length) < mask[:, None]
-        labels = "bk"
+        keep, labels = np.arange(length) < mask[:, None], "bk"
     else:
-        keep = _kept(mask, polarity)
+        keep, bias = _kept(mask, polarity)
         labels = axes.value
     if keep.ndim > len(labels):
         raise MaskRefused(f"it has rank {keep.ndim}")
@@ -176,22 +172,30 @@ def visible_pairs(mask: npt.NDArray[Any], polarity: Polarity, axes: MaskAxes, ba
                 f"its {label} axis has size {size} where {sizes[label]} or 1 is expected "
                 "(queries and keys of different length are not understood)"
             )
-    full = keep.reshape([keep.shape[labels.index(label)] if label in labels else 1 for label in LABELS])
+    four = [keep.shape[labels.index(label)] if label in labels else 1 for label in LABELS]
+    full = keep.reshape(four)
     if full.shape[1] > 1 and not bool((full == full[:, :1]).all()):
         raise MaskRefused("it differs between heads")
-    return np.broadcast_to(full[:, 0], (batch, length, length))
+    visible = np.broadcast_to(full[:, 0], (batch, length, length))
+    if bias is None:
+        return Sample(padding, visible)
+    shape = (four[0], four[1], length, length)
+    if int(np.prod(shape)) > MAX_ELEMENTS:
+        raise MaskRefused(f"it adds a bias of {int(np.prod(shape))} elements, too many to look at")
+    return Sample(padding, visible, np.broadcast_to(bias.reshape(four).astype(np.float32), shape))
 
 
-def _kept(mask: npt.NDArray[Any], polarity: Polarity) -> BoolArray:
+def _kept(mask: npt.NDArray[Any], polarity: Polarity) -> tuple[BoolArray, npt.NDArray[Any] | None]:
+    """Visibility, and what is added where visible (NaN where hidden) if that is ever anything but zero."""
     if polarity is Polarity.BOOL_KEEP:
-        return np.asarray(mask != 0)
+        return np.asarray(mask != 0), None
     if polarity is Polarity.BOOL_DROP:
-        return np.asarray(mask == 0)
+        return np.asarray(mask == 0), None
     if mask.dtype == np.bool_:
         raise MaskRefused("booleans are added to the scores")
-    keep: BoolArray = mask == 0
-    hidden = mask <= MASKED_AT_MOST
-    if not bool((keep | hidden).all()):
-        bias = mask[~(keep | hidden)].ravel()[0]
-        raise MaskRefused(f"it adds a bias to the scores (for example {float(bias):.6g})")
-    return keep
+    keep: BoolArray = ~(mask <= MASKED_AT_MOST)
+    if bool((~np.isfinite(mask[keep].astype(np.float64))).any()):
+        raise MaskRefused("it adds numbers that are infinite or none")
+    if not bool(mask[keep].any()):
+        return keep, None
+    return keep, np.where(keep, mask.astype(np.float32), np.float32(np.nan))

@@ -88,6 +88,11 @@ def _abs(view: NodeView) -> SymbolicTensor:
     return _elementwise(lambda value: map_leaves(value, leaf))(view)
 
 
+def _grouped(poly: Poly) -> str:
+    """The text of an operand of // or %."""
+    return str(poly) if poly.single_variable else f"({poly})"
+
+
 def _divide(view: NodeView) -> SymbolicTensor:
     def exact(left: Poly, right: Poly) -> Poly:
         quotient, rest = divide(left, right)
@@ -96,7 +101,11 @@ def _divide(view: NodeView) -> SymbolicTensor:
         by = right.constant
         if not view.integral() or not by or by < 0 or not view.ranges.at_most_zero(-left):
             raise Unreadable(f"Div of {left} by {right}")
-        return Poly.number(left.constant // by) if left.constant is not None else Poly.variable(f"({left} // {by})")
+        return (
+            Poly.number(left.constant // by)
+            if left.constant is not None
+            else Poly.variable(f"({_grouped(left)} // {by})")
+        )
 
     def rounded(left: float, right: float) -> float:
         if right == 0:
@@ -109,9 +118,14 @@ def _divide(view: NodeView) -> SymbolicTensor:
 def _modulo(view: NodeView) -> SymbolicTensor:
     def exact(left: Poly, right: Poly) -> Poly:
         by = right.constant
-        if not by or by < 0 or not view.ranges.at_most_zero(-left):
+        floored = view.integral() and not view.integer("fmod", 0)  # the remainder has the sign of the divisor
+        if not by or by < 0 or not (floored or view.ranges.at_most_zero(-left)):
             raise Unreadable(f"Mod of {left} by {right}")
-        return Poly.number(left.constant % by) if left.constant is not None else Poly.variable(f"({left} % {by})")
+        return (
+            Poly.number(left.constant % by)
+            if left.constant is not None
+            else Poly.variable(f"({_grouped(left)} % {by})")
+        )
 
     return _elementwise(arithmetic(exact, math.fmod))(view)
 

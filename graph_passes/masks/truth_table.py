@@ -10,8 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from raggedrt.graph_passes.masks.formula import AtMostZero, Atom, Formula, Unreadable, Valid, atoms, evaluate
+from raggedrt.graph_passes.masks.pairs import Pairs
 from raggedrt.graph_passes.masks.poly import Poly
-from raggedrt.graph_passes.masks.spec import UNDERSTOOD, MaskSpec, Pairs
+from raggedrt.graph_passes.masks.spec import UNDERSTOOD, MaskSpec
 
 QUERY, KEY, BATCH = Poly.variable("q"), Poly.variable("k"), Poly.variable("b")
 
@@ -127,5 +128,6 @@ def _truth(atom: Atom, state: State, assumed: Mapping[Atom, bool]) -> bool:
 def _spec_shows(spec: MaskSpec, state: State) -> bool:
     distance, key, query = state
     slot = max(-distance, 0)
-    pair = Pairs(*(np.asarray(v) for v in (slot + distance, slot, query, key)))
-    return all(bool(term.holds(pair)) for term in spec.terms)
+    query_slot, key_slot = np.asarray(slot + distance), np.asarray(slot)
+    pair = Pairs(query_slot, key_slot, np.asarray(query), np.asarray(key))
+    return bool(spec.expression.holds(pair))

@@ -60,6 +60,14 @@ def pack(job: PackingJob) -> int:
     return builder.lowered
 
 
+def _sees_a_token(spec: MaskSpec, keep: KeptSlots) -> bool:
+    """A kept slot sees every token, causality aside: there is no pattern, or it is one of its global tokens."""
+    analytic = spec.analytic()
+    if analytic is None:
+        return False
+    return not analytic.narrows or (not keep.chosen and keep.numbers <= set(analytic.global_tokens))
+
+
 class _Builder:
     def __init__(self, job: PackingJob, tape: Tape, mask: ir.Value) -> None:
         self.job = job
@@ -143,6 +151,9 @@ class _Builder:
                 raise PackingRefused(self.sites[output].name, reason)
             if keep and spec.unattended_rows_open:
                 reason = "a fixed slot is read, but the mask shows every key to queries that would see none"
+                raise PackingRefused(self.sites[output].name, reason)
+            if keep and not _sees_a_token(spec, keep):
+                reason = f"a fixed slot is read; where it is padding, '{spec.describe()}' may show it no valid key"
                 raise PackingRefused(self.sites[output].name, reason)
             if spec.causal and (early or keep.chosen):
                 what = f"slot {min(early)}" if early else "a slot chosen at run time"

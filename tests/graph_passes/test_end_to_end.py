@@ -140,8 +140,8 @@ REFUSED = {
     "softmax over tokens": ({"head": "token_softmax"}, "padded", r"Softmax works along the token axis"),
     "weights as output": ({"head": "weights", "layers": 1}, "padded", r"weights are used for something else"),
     "no mask": ({"mask": "none"}, "padded", r"does not hide padded keys"),
-    "window": ({"mask": "window"}, "padded", r"a sliding window: .* 0 <= q-k < 3"),
-    "window, ragged": ({"mask": "window"}, "ragged", r"a sliding window"),
+    "window": ({"mask": "window"}, "padded", r"lacks WINDOW .*key <= query and query - key <= 2"),
+    "window, ragged": ({"mask": "window"}, "ragged", r"lacks WINDOW"),
     "first slot of a decoder": ({"head": "two", "mask": "causal_padding"}, "padded", r"slot 0 is read; under a causal"),
     "run-time slot of a decoder": (
         {"head": "last_by_length", "mask": "causal_padding"}, "padded", r"under a causal mask",

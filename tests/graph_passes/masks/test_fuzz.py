@@ -1,4 +1,4 @@
-"""Random formulas of causal, padding, window and global terms: explained exactly as their truth, or refused."""
+"""Random formulas of causal, padding, window, block and global terms: explained exactly as their truth, or refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from helpers.mask_graphs import INPUTS, MaskGraph, mask_of
 from raggedrt.graph_passes.masks import Polarity, explain_mask
-from raggedrt.graph_passes.masks.spec import UNDERSTOOD, MaskSpec, Pairs
+from raggedrt.graph_passes.masks.pairs import Pairs
+from raggedrt.graph_passes.masks.spec import UNDERSTOOD, MaskSpec
 
 pytestmark = pytest.mark.ort_cpu
 
@@ -78,9 +79,10 @@ def test_readable_formulas_are_explained_exactly_or_refused(seed: int) -> None:
     build, truth = _formula(np.random.default_rng(seed), depth=3)
     found = explain_mask(mask_of(build), Polarity.BOOL_KEEP, INPUTS)
     expected = [spec for spec in UNDERSTOOD if _same(spec, truth)]
-    assert found.spec == (expected[0] if expected else None), found.formula
-    assert (found.reason is None) == bool(expected)
-    assert found.proved or not expected
+    assert found.spec == expected[0] if expected else found.spec not in UNDERSTOOD, found.formula
+    assert (found.reason is None) == (found.spec is not None) == found.proved
+    if found.spec is not None:
+        assert _same(found.spec, truth), found.formula
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -44,4 +44,6 @@ def test_words_and_json() -> None:
         "causal": True,
         "padded_queries_masked": False,
         "unattended_rows_open": False,
+        "of": "padded",
+        "pattern": {"term": "all"},
     }

@@ -1,0 +1,94 @@
+"""BigBird's pattern: a band of blocks, global blocks at both ends, and blocks drawn at random."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import numpy as np
+
+from raggedrt.errors import InputError
+from raggedrt.graph_passes.masks.block_list import BlockList
+from raggedrt.graph_passes.masks.pairs import BoolArray, Pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class BigBird:
+    """Blocks of a row of R blocks that see each other.
+
+    Random blocks are the same everywhere and always: row r of R draws from
+    ``numpy.random.default_rng([seed, R, r]).choice(candidates, random, replace=False)`` (PCG64), where the candidates
+    are, in ascending order, the block columns that band and global blocks leave. All are taken where there are fewer.
+
+    Attributes:
+        block: tokens of a block.
+        window: blocks of the band, odd: the block itself and as many on either side.
+        global_blocks: blocks that see and are seen by all: the first half of them (rounded up) stands at the start,
+            the others at the end (2: the first and the last).
+        random: blocks drawn per row; global rows draw none.
+        seed: of the draw.
+    """
+
+    name: ClassVar[str] = "bigbird"
+    block: int = 64
+    window: int = 3
+    global_blocks: int = 2
+    random: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.block < 1 or self.window < 1 or self.window % 2 == 0:
+            raise InputError(f"{self}: a block has at least 1 token, and the window is an odd number of blocks.")
+        if min(self.global_blocks, self.random, self.seed) < 0:
+            raise InputError(f"{self}: global, random and seed are at least 0.")
+
+    def tiles(self, length: int) -> BoolArray:
+        """Visible blocks bool [R, R] of a row of `length` tokens."""
+        return _tiles(self, -(-length // self.block))
+
+    def at(self, length: int) -> BlockList:
+        """The block list of a row of `length` tokens."""
+        return BlockList.of_tiles(self.tiles(length), self.block, length)
+
+    def holds(self, pairs: Pairs) -> BoolArray:
+        """Whether each pair is visible."""
+        if pairs.length < 1:
+            raise InputError("BigBird's blocks depend on the length of the row; give it.")
+        query, key = np.broadcast_arrays(pairs.query, pairs.key)
+        inside = (query >= 0) & (query < pairs.length) & (key >= 0) & (key < pairs.length)
+        at = np.where(inside, query, 0) // self.block, np.where(inside, key, 0) // self.block
+        return np.asarray(inside & self.tiles(pairs.length)[at])
+
+    @property
+    def words(self) -> str:
+        """In prose."""
+        return (
+            f"BigBird's blocks of {self.block}: {self.window} in a band, {self.global_blocks} global, "
+            f"{self.random} at random (seed {self.seed})"
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"bigbird(block={self.block}, window={self.window}, global={self.global_blocks}, "
+            f"random={self.random}, seed={self.seed})"
+        )
+
+
+@functools.lru_cache(maxsize=32)
+def _tiles(pattern: BigBird, rows: int) -> BoolArray:
+    numbers = np.arange(rows)
+    reach = pattern.window // 2
+    visible: BoolArray = np.abs(numbers[:, None] - numbers[None, :]) <= reach
+    front = (pattern.global_blocks + 1) // 2
+    everywhere = (numbers < front) | (numbers >= rows - pattern.global_blocks // 2)
+    visible |= everywhere[None, :]
+    for row in range(rows):
+        candidates = np.flatnonzero(~visible[row])
+        if everywhere[row]:
+            visible[row] = True
+        elif pattern.random and len(candidates):
+            draw = np.random.default_rng([pattern.seed, rows, row])
+            visible[row, draw.choice(candidates, min(pattern.random, len(candidates)), replace=False)] = True
+    visible.flags.writeable = False
+    return visible
