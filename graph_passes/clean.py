@@ -33,15 +33,28 @@ def clean(model: ir.Model) -> None:
     for step in steps:
         step(model)
     optimizer.fold_constants(model, input_size_limit=FOLD_ELEMENTS, output_size_limit=FOLD_ELEMENTS)
+    drop_identities(model.graph)
     for step in (
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common_passes.IdentityEliminationPass(),
         common_passes.CommonSubexpressionEliminationPass(),
         common_passes.RemoveUnusedNodesPass(),
         common_passes.ShapeInferencePass(),
     ):
         step(model)
     infer_element_types(model.graph)
+
+
+def drop_identities(graph: ir.Graph) -> None:
+    """Remove Identity nodes of the main graph, except those that give an output its name.
+
+    onnx_ir's pass lets two outputs share a name and empties subgraphs that return an outer value.
+    """
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain or node.inputs[0] is None:
+            continue
+        if not node.outputs[0].is_graph_output():
+            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+            graph.remove(node, safe=True)
 
 
 def ask_inputs_for_shapes(graph: ir.Graph, analysis: AxisAnalysis, anchor: ir.Value) -> int:

@@ -34,7 +34,7 @@ def describe_inputs(graph: ir.Graph, mask_input: str | None = None) -> GraphInpu
     per_token = [
         name
         for name, value in by_name.items()
-        if name != mask and _rank(value) >= 2 and (_leading(value) == dims[0] or _named_per_token(value, dims[0]))
+        if name != mask and _rank(value) >= 2 and (_same_dims(value, dims[0]) or _named_per_token(value, dims[0]))
     ]
     symbols = [{d for d in column if isinstance(d, str)} for column in zip(*dims, strict=True)]
     static = [column[0] if isinstance(column[0], int) else None for column in zip(*dims, strict=True)]
@@ -56,6 +56,11 @@ def _leading(value: ir.Value) -> tuple[int | str | None, ...]:
     if value.shape is None:
         return (None, None)
     return tuple(dim if isinstance(dim, int) else dim.value for dim in list(value.shape)[:2])
+
+
+def _same_dims(value: ir.Value, dims: tuple[int | str | None, ...]) -> bool:
+    """Dimensions without a name say nothing."""
+    return None not in dims and _leading(value) == dims
 
 
 def _named_per_token(value: ir.Value, dims: tuple[int | str | None, ...]) -> bool:

@@ -58,8 +58,31 @@ def make_ragged_inputs(graph: ir.Graph, analysis: AxisAnalysis, tape: Tape, mask
             continue
         packed = ir.Value(name=f"{value.name}_packed", type=value.type, shape=ir.Shape(packed_shape(axes)))
         tokens[value] = packed
+    _refuse_copies(graph, {mask, *tokens})
+    _refuse_captures(graph, set(tokens))
     rebuilt = _mask_from_lengths(tape, cu_seqlens, max_seqlen, mask.dtype or ir.DataType.INT64)
     return RaggedInputs(rebuilt, mask, cu_seqlens, max_seqlen, tokens)
+
+
+def _refuse_copies(graph: ir.Graph, exchanged: set[ir.Value]) -> None:
+    for value in graph.outputs:
+        if value in exchanged:
+            raise PackingRefused(f"'{value.name}'", "it is input and output at once, and ragged I/O exchanges inputs")
+
+
+def _refuse_captures(graph: ir.Graph, exchanged: set[ir.Value]) -> None:
+    """A subgraph (If, Loop, Scan) reads values of the graph around it by name; it is not packed."""
+    behind = set(exchanged)
+    for node in graph:
+        if any(value in behind for value in node.inputs):
+            behind.update(node.outputs)
+        for attribute in node.attributes.values():
+            if attribute.type is not ir.AttributeType.GRAPH:
+                continue
+            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
+                captured = next((value for value in inner.inputs if value in behind), None)
+                if captured is not None:
+                    raise PackingRefused(node, f"its subgraph reads '{captured.name}', which has no padded form left")
 
 
 def _mask_from_lengths(tape: Tape, cu_seqlens: ir.Value, max_seqlen: ir.Value, dtype: ir.DataType) -> ir.Value:

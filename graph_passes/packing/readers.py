@@ -7,10 +7,10 @@ import dataclasses
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
-from raggedrt.graph_passes.axes.atoms import Kind, axis_of, has
+from raggedrt.graph_passes.axes.atoms import Kind, axis_of, axis_size, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.axes.rule import PackingRefused
-from raggedrt.graph_passes.axes.within import slice_bounds
+from raggedrt.graph_passes.axes.within import LAST, slice_bounds
 from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import padded_shape
 
@@ -56,8 +56,9 @@ def _one_slot_slice(node: ir.Node, rank: int, analysis: AxisAnalysis) -> SlotRea
     first, last = (None if size is None else size.static for size in (start, end))
     if step != 1 or first is None or last is None:
         return None
-    # x[:, k:k+1]; with k = -1 the end is "to the end"
-    return SlotRead(first, keep_axis=True) if last == first + 1 or (first == -1 and last > 0) else None
+    # x[:, k:k+1]; with k = -1 the end is "to the end" (0 would be nothing, 5 depends on the length)
+    one = last >= LAST - 1 if first == -1 else last == first + 1
+    return SlotRead(first, keep_axis=True) if one else None
 
 
 def _gather_nd(node: ir.Node, _rank: int, analysis: AxisAnalysis) -> SlotRead | None:
@@ -90,6 +91,11 @@ def _gather_elements(node: ir.Node, rank: int, analysis: AxisAnalysis) -> SlotRe
     axes = analysis.axes_of(slots)
     if slots is None or axes is None or [bool(axis) for axis in axes] != [True] + [False] * (len(axes) - 1):
         return None
+    whole, taken = analysis.axes_of(node.inputs[0]), analysis.axes_of(indices)
+    if whole is None or taken is None or taken[_SLOT] or len(taken) != rank:
+        return None
+    if any(axis_size(have) != axis_size(want) for have, want in zip(whole[2:], taken[2:], strict=True)):
+        return None  # some features only
     return SlotRead(slots, keep_axis=True) if has(axes[:1], Kind.BATCH) else None
 
 

@@ -58,6 +58,15 @@ def _batch_times_heads(g: Attended) -> ir.Value:
     return g.op.Transpose(back, perm=[0, 2, 1, 3])
 
 
+def _chosen(g: Attended, times: int, width: int) -> ir.Value:
+    """The slot at the row's length (or the last), `width` features of it, by GatherElements."""
+    counted = g.reduce("ReduceSum", g.mask, [1], keepdims=True)
+    last = g.op.Sub(g.op.Squeeze(g.op.Shape(g.x, start=1, end=2)), g.ints(1))
+    slots = g.op.Unsqueeze(g.op.Min(counted, last), g.ints([-1]))
+    target = g.op.Concat(g.op.Shape(g.x, start=0, end=1), g.ints([times, width]), axis=0)
+    return g.op.GatherElements(g.y, g.op.Expand(slots, target), axis=1)
+
+
 PER_TOKEN: dict[str, Build] = {
     "merged with features before attention": _merged,
     "merged, by an op that mixes": _merged_running_sum,
@@ -90,6 +99,7 @@ PER_ROW: dict[str, Build] = {
         "ReduceLogSumExp", g.op.Where(_keep(g), g.y, g.number(-np.inf)), [1], keepdims=False
     ),
     "sum over tokens and features": lambda g: g.reduce("ReduceSum", _masked(g), [1, 2], keepdims=False),
+    "a slot chosen at run time": lambda g: _chosen(g, 1, WIDTH),
     "slot of the largest": lambda g: g.op.ArgMax(_masked(g), axis=1),
 }
 """Outputs [B, ...]."""
@@ -113,6 +123,12 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "largest slot": (lambda g: g.op.ArgMax(g.y, axis=1), "ArgMax reads padded slots"),
     "convolution": (
         lambda g: g.op.Conv(g.op.Transpose(g.y, perm=[0, 2, 1]), g.weight(4, WIDTH, 3), pads=[1, 1]), "Conv reads"),
+    "nothing, up to slot zero": (
+        lambda g: g.op.Slice(g.y, g.ints([-1]), g.ints([0]), g.ints([1])), "Slice reads padded slots"),
+    "the last slot of short batches only": (
+        lambda g: g.op.Slice(g.y, g.ints([-1]), g.ints([5]), g.ints([1])), "Slice reads padded slots"),
+    "some features of a chosen slot": (lambda g: _chosen(g, 1, 8), "GatherElements"),
+    "a chosen slot three times": (lambda g: _chosen(g, 3, WIDTH), "GatherElements"),
     "no transfer rule": (lambda g: g.op.Einsum(g.y, g.weight(WIDTH, 4), equation="bsh,hk->bsk"), "Einsum"),
     "weights per sequence": (
         lambda g: g.op.MatMul(g.y, g.op.Transpose(_first(g), perm=[0, 2, 1])), "multiplies tokens by tokens"),
