@@ -37,8 +37,9 @@ def load_layout(path: str | os.PathLike[str]) -> TileLayout:
         expected = ", ".join((*_SIZES, *TENSORS))
         raise InputError(f"{os.fspath(path)}: lacks the array {missing[0]!r}; a tile layout has {expected}.")
     try:
-        sizes = [_size(name, arrays[name]) for name in _SIZES]
-        return TileLayout(*sizes, *(arrays[name] for name in TENSORS), arrays.get("head_group"))
+        size, queries, keys = (_size(name, arrays[name]) for name in _SIZES)
+        ptr, column, tag, bits = (arrays[name] for name in TENSORS)
+        return TileLayout(size, queries, keys, ptr, column, tag, bits, arrays.get("head_group"))
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from error
 

@@ -38,13 +38,13 @@ def tile_bounds(
             maybe.append(b.op("LessOrEqual", low, high))
         inner.append((low, high, first, last))
     (low_q, high_q, first_q, last_q), (low_k, high_k, first_k, last_k) = inner
-    low, high, step = rule.distance
-    if high < UNBOUNDED:
-        maybe.append(b.op("LessOrEqual", b.op("Sub", low_k, high_q), b.constant(high)))
-        surely.append(b.op("LessOrEqual", b.op("Sub", last_k, first_q), b.constant(high)))
-    if low > -UNBOUNDED:
-        maybe.append(b.op("GreaterOrEqual", b.op("Sub", high_k, low_q), b.constant(low)))
-        surely.append(b.op("GreaterOrEqual", b.op("Sub", first_k, last_q), b.constant(low)))
+    least, most, step = rule.distance
+    if most < UNBOUNDED:
+        maybe.append(b.op("LessOrEqual", b.op("Sub", low_k, high_q), b.constant(most)))
+        surely.append(b.op("LessOrEqual", b.op("Sub", last_k, first_q), b.constant(most)))
+    if least > -UNBOUNDED:
+        maybe.append(b.op("GreaterOrEqual", b.op("Sub", high_k, low_q), b.constant(least)))
+        surely.append(b.op("GreaterOrEqual", b.op("Sub", first_k, last_q), b.constant(least)))
     if max(rule.query[2], rule.key[2], step) > 1:
         surely = [b.constant(False, ir.DataType.BOOL)]
     return all_of(b, maybe), all_of(b, surely)

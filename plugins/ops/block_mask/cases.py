@@ -9,7 +9,7 @@ import numpy as np
 
 from raggedrt.plugins.contract.mask_rules import UNBOUNDED, Clauses, Rule, causal, columns, encode, rows, window
 from raggedrt.plugins.contract.op_definition import ElementType
-from raggedrt.plugins.ops.arrays import Array
+from raggedrt.plugins.ops.arrays import Array, Attributes
 from raggedrt.plugins.ops.case import Case, Group
 
 _INT32 = (ElementType.INT32,)
@@ -36,7 +36,7 @@ class Sizes:
 
 
 def _row(name: str, group: Group, clauses: Clauses, sizes: Sizes | None = None, block_size: int = 8) -> Case:
-    attributes = {"block_size": block_size, "rules": encode(clauses)}
+    attributes: Attributes = {"block_size": block_size, "rules": encode(clauses)}
     return Case(name, group, sizes or Sizes(), attributes, element_types=_INT32)
 
 
