@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -212,6 +213,7 @@ def machine_facts(threads: int, library: pathlib.Path) -> dict[str, Any]:
         "cpu": cpu,
         "isa": info.isa[0],
         "threads": threads,
+        "load_before": round(os.getloadavg()[0], 1),
         "onnxruntime": ort.__version__,
         "raggedrt": info.version,
         "library": info.digest[:16],
