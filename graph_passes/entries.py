@@ -44,7 +44,7 @@ def attention_entries(
             node=site.name,
             form=site.form,
             mask=None if mask.spec is None else mask.spec.describe(),
-            bias="; ".join(bias.describe() for bias in mask.biases) or None,
+            bias="; ".join(found.bias.describe() for found in mask.biases) or None,
             heads=site.num_heads,
             kv_heads=site.kv_num_heads,
             head_size=site.head_size,

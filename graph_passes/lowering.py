@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.atoms import Kind, axis_of
 from raggedrt.graph_passes.axes.rule import PackingRefused, packed_axis_number
-from raggedrt.graph_passes.masks.bias import MaskBias
+from raggedrt.graph_passes.biases import SiteBias, bias_operands, why_not_passed
 from raggedrt.graph_passes.masks.explain import MaskExplanation, explain_mask
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 from raggedrt.graph_passes.masks.spec import MaskSpec
@@ -28,7 +28,7 @@ class SiteMask:
     spec: MaskSpec | None
     reason: str | None
     proved: bool
-    biases: tuple[MaskBias, ...] = ()
+    biases: tuple[SiteBias, ...] = ()
 
 
 class MaskBook:
@@ -48,7 +48,8 @@ class MaskBook:
         spec = MaskSpec(causal=site.causal)
         for found in specs:
             spec = spec.conjoined(found)
-        biases = tuple(found.bias for found in explained if found.bias is not None)
+        pairs = zip(site.masks, explained, strict=True)
+        biases = tuple(SiteBias(term, found.bias) for term, found in pairs if found.bias is not None)
         return SiteMask(spec, None, all(found.proved for found in explained), biases)
 
     def _explain(self, term: MaskTerm) -> MaskExplanation:
@@ -69,16 +70,17 @@ def why_not_lowered(site: AttentionSite, mask: SiteMask, capability: Capability,
 
 
 def _why_not_served(
-    site: AttentionSite, spec: MaskSpec, biases: Sequence[MaskBias], capability: Capability
+    site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], capability: Capability
 ) -> str | None:
     """What the target's library cannot do."""
     missing = capability.missing(features_of(site, spec, biases))
     if missing:
-        seen = "; ".join([spec.describe(), *(bias.describe() for bias in biases)])
+        seen = "; ".join([spec.describe(), *(found.bias.describe() for found in biases)])
         return f"the target's op library lacks {missing.name} (its mask: {seen})"
-    if biases or spec.analytic() is None:
-        what = biases[0].describe() if biases else f"a tile list for its mask ({spec.describe()})"
-        return f"lowering does not pass {what} yet"
+    if spec.analytic() is None:
+        return f"lowering does not pass a tile list for its mask ({spec.describe()}) yet"
+    if (reason := why_not_passed(biases)) is not None:
+        return reason
     sizes = (site.head_size, site.value_head_size)
     if any(size % capability.head_size_multiple or size > capability.max_head_size for size in sizes):
         return (
@@ -96,19 +98,20 @@ def _why_not_served(
     return None
 
 
-def features_of(site: AttentionSite, spec: MaskSpec, biases: Sequence[MaskBias] = ()) -> Feature:
+def features_of(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias] = ()) -> Feature:
     """Feature bits that lowering the site needs."""
     analytic = spec.analytic()
     tiles = Feature.BLOCK_MASK | (Feature.CAUSAL if spec.causal else Feature(0))
     features = tiles if analytic is None else analytic.features
-    for bias in biases:
-        features |= bias.feature
+    for found in biases:
+        features |= found.bias.feature
+    features |= Feature.SOFTCAP if site.softcap else Feature(0)
     features |= Feature.GROUPED_QUERY if site.kv_num_heads != site.num_heads else Feature(0)
     features |= Feature.VALUE_HEAD_SIZE if site.value_head_size != site.head_size else Feature(0)
     return features
 
 
-def lower_site(site: AttentionSite, spec: MaskSpec, region: PackedRegion) -> ir.Value:
+def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], region: PackedRegion) -> ir.Value:
     """Build `RaggedAttention` on packed operands; returns the packed form of the site's output."""
     plan, tape = region.plan, region.tape
     inputs: dict[str, ir.Value | None] = {
@@ -123,14 +126,16 @@ def lower_site(site: AttentionSite, spec: MaskSpec, region: PackedRegion) -> ir.
     analytic = spec.analytic()
     if analytic is None:
         raise PackingRefused(site.name, f"its mask needs a tile list ({spec.describe()})")
-    if plan.kept or analytic.compares_positions:
+    if plan.kept or analytic.compares_positions or biases:
         # A kept slot is a query without being a key, and distances and positions are those of the padded row; without
         # either, packed order says all that causality needs.
         inputs |= {"positions_q": plan.position, "positions_k": plan.key_position}
+    inputs |= bias_operands(site, biases, region)
     attributes: dict[str, int | float | Sequence[int]] = {
         "num_heads": site.num_heads,
         "kv_num_heads": site.kv_num_heads if site.kv_num_heads != site.num_heads else 0,
         "scale": site.scale,
+        "softcap": site.softcap,
         **analytic.attributes(),
     }
     stem = f"{site.output.name}_attention"

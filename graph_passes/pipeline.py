@@ -152,6 +152,7 @@ def _pack(
             refused[site.output] = (site, reason)
         elif mask.spec is not None:
             specs[site.output] = mask.spec
+    biases = {output: masks[output].biases for output in specs}
     record = report.record("pack")
     try:
         if understanding.unknown_sites and not specs:
@@ -162,7 +163,7 @@ def _pack(
         if refused and not specs:
             site, reason = next(iter(refused.values()))
             raise PackingRefused(site.name, reason)
-        record.matched = pack(PackingJob(graph, understanding, specs, refused, ragged))
+        record.matched = pack(PackingJob(graph, understanding, specs, biases, refused, ragged))
     except PackingRefused as refusal:
         record.refused.append(Refusal(refusal.node, refusal.reason))
         logger.info("packing stopped at %s", refusal)

@@ -17,9 +17,10 @@ from raggedrt.graph_passes.masks.pairs import BoolArray, Pairs
 class BigBird:
     """Blocks of a row of R blocks that see each other.
 
-    Random blocks are the same everywhere and always: row r of R draws from
-    ``numpy.random.default_rng([seed, R, r]).choice(candidates, random, replace=False)`` (PCG64), where the candidates
-    are, in ascending order, the block columns that band and global blocks leave. All are taken where there are fewer.
+    Random blocks are the same everywhere and always. Row r of R numbers its candidates, the block columns that band
+    and global blocks leave, in ascending order with ``numpy.random.PCG64([seed, R, r]).random_raw(candidates)`` and
+    takes those with the smallest numbers, all where there are fewer. (The bit generator is used as it is because its
+    numbers do not change between versions of NumPy; those of `Generator.choice` may.)
 
     Attributes:
         block: tokens of a block.
@@ -88,7 +89,7 @@ def _tiles(pattern: BigBird, rows: int) -> BoolArray:
         if everywhere[row]:
             visible[row] = True
         elif pattern.random and len(candidates):
-            draw = np.random.default_rng([pattern.seed, rows, row])
-            visible[row, draw.choice(candidates, min(pattern.random, len(candidates)), replace=False)] = True
+            draw = np.random.PCG64([pattern.seed, rows, row]).random_raw(len(candidates))
+            visible[row, candidates[np.argsort(draw, kind="stable")[: pattern.random]]] = True
     visible.flags.writeable = False
     return visible

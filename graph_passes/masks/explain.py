@@ -16,7 +16,7 @@ from raggedrt.graph_passes.masks.formula import Formula, Unreadable
 from raggedrt.graph_passes.masks.grammar import opset_of, read_mask
 from raggedrt.graph_passes.masks.inputs import GraphInputs, MaskAxes, Polarity
 from raggedrt.graph_passes.masks.probe import ProbeResult, probe_mask
-from raggedrt.graph_passes.masks.prove import Undecided, same_meaning
+from raggedrt.graph_passes.masks.prove import Undecided, same_everywhere, same_meaning
 from raggedrt.graph_passes.masks.samples import agrees, full_rows
 from raggedrt.graph_passes.masks.spec import MaskSpec
 
@@ -87,9 +87,14 @@ def explain_mask(
     tested, reason = _tested(graph, probed, inputs, read)
     if reason is not None and axes is MaskAxes.KEY_LENGTHS:
         reason = f"it gives key lengths, which say nothing of left padding: {reason}"
-    if tested is None and formula is not None and read is None:
-        reason = describe_formula(formula, inputs.sequence)
-    return dataclasses.replace(found, spec=tested, reason=reason)
+    if formula is None or read is not None:
+        return dataclasses.replace(found, spec=tested, reason=reason)
+    if tested is None:
+        return dataclasses.replace(found, reason=describe_formula(formula, inputs.sequence))
+    proved = _proved_at_length(formula, tested, inputs.sequence)
+    if proved is False:
+        return dataclasses.replace(found, reason=describe_formula(formula, inputs.sequence))
+    return dataclasses.replace(found, spec=tested, proved=proved is True)
 
 
 def with_fixed_sequence(mask: ir.Value, inputs: GraphInputs) -> GraphInputs:
@@ -121,6 +126,16 @@ def read_spec(formula: Formula, sequence: int | None) -> MaskSpec | None:
         return None
 
 
+def _proved_at_length(formula: Formula, spec: MaskSpec, sequence: int | None) -> bool | None:
+    """Whether every pair of a row of static length bears the spec out; None where that cannot be said."""
+    if sequence is None or not _provable(spec):
+        return None
+    try:
+        return same_everywhere(formula, spec, sequence)
+    except (Unreadable, Undecided):
+        return None
+
+
 def _provable(spec: MaskSpec) -> bool:
     """A formula looks at one pair, opened rows at whole rows."""
     return not spec.unattended_rows_open
@@ -143,7 +158,10 @@ def _tested(
     if spec is None:
         own = counts_own_tokens(whole, probed.samples)
         if own is not None:
-            return None, f"its positions count from the first token of a row, so left padding shifts it: {own.describe()}"
+            return (
+                None,
+                f"its positions count from the first token of a row, so left padding shifts it: {own.describe()}",
+            )
         return None, describe_samples(probed.samples)
     if probed.unprobed:
         constants = ", ".join(map(str, probed.unprobed))

@@ -52,12 +52,7 @@ def same_meaning(formula: Formula, spec: MaskSpec, sequence: int | None) -> bool
     """
     found = set(atoms(formula))
     comparisons = [atom.poly for atom in found if isinstance(atom, AtMostZero) and over_slots(atom.poly)]
-    others = [
-        atom
-        for atom in found
-        if (isinstance(atom, AtMostZero) and not over_slots(atom.poly))
-        or (isinstance(atom, Valid) and (atom.batch != BATCH or atom.slot not in (QUERY, KEY)))
-    ]
+    others = [atom for atom in found if not _known(atom)]
     if len(others) > MAX_OTHERS:
         raise Unreadable(f"it looks at {others[0]}")
     points = _corners([*comparisons, *_comparisons_of(spec.expression)], sequence)
@@ -90,6 +85,13 @@ def _agree(
 
 def _valid(atom: Valid, key: bool, query: bool) -> bool:
     return key if atom.slot == KEY else query
+
+
+def _known(atom: Atom) -> bool:
+    """It is about the pair alone."""
+    if isinstance(atom, Valid):
+        return atom.batch == BATCH and atom.slot in (QUERY, KEY)
+    return over_slots(atom.poly)
 
 
 def over_slots(poly: Poly) -> bool:
@@ -208,6 +210,22 @@ def _bound(poly: Poly, period: int, rest: IntArray, bounds: _Bounds) -> None:
 def _last(rest: IntArray, slope: int) -> IntArray:
     """The x up to which ``slope x + rest <= 0`` holds (slope > 0) or fails (slope < 0)."""
     return (-rest) // slope if slope > 0 else -((-rest) // -slope) - 1
+
+
+def same_everywhere(formula: Formula, spec: MaskSpec, sequence: int) -> bool:
+    """Whether formula and spec are the same at every pair of a row of static length, looked at one by one.
+
+    Raises:
+        Unreadable: the formula compares something else.
+        Undecided: there are too many pairs.
+    """
+    if sequence**2 > MAX_POINTS:
+        raise Undecided(f"{sequence} x {sequence} pairs")
+    others = [atom for atom in set(atoms(formula)) if not _known(atom)]
+    if len(others) > MAX_OTHERS:
+        raise Unreadable(f"it looks at {others[0]}")
+    query, key = (grid.ravel() for grid in np.indices((sequence, sequence), dtype=np.int64))
+    return all(_agree(formula, spec, (query, key), others, k, q) for k in (False, True) for q in (False, True))
 
 
 def values_at(formula: Formula, query: IntArray, key: IntArray) -> BoolArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -11,6 +11,7 @@ import onnx_ir.passes.common as common_passes
 from raggedrt.graph_passes.axes.atoms import Kind, has
 from raggedrt.graph_passes.axes.rule import PackingRefused, describe_node
 from raggedrt.graph_passes.axes.rules import rule_for
+from raggedrt.graph_passes.biases import SiteBias
 from raggedrt.graph_passes.lowering import lower_site
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.io import RaggedInputs, make_ragged_inputs, ragged_output
@@ -29,6 +30,8 @@ class PackingJob:
     graph: ir.Graph
     understanding: Understanding
     masks: Mapping[ir.Value, MaskSpec]
+    """By the site's output."""
+    biases: Mapping[ir.Value, Sequence[SiteBias]]
     """By the site's output."""
     refused: Mapping[ir.Value, tuple[AttentionSite, str]]
     """Sites that cannot be lowered, by output, with the reason."""
@@ -165,7 +168,9 @@ class _Builder:
     def _convert(self, node: ir.Node) -> None:
         output = node.outputs[0]
         if output in self.job.masks:
-            self.region.packed_forms[output] = lower_site(self.sites[output], self.job.masks[output], self.region)
+            self.region.packed_forms[output] = lower_site(
+                self.sites[output], self.job.masks[output], self.job.biases.get(output, ()), self.region
+            )
             self.lowered += 1
             return
         if has(self.analysis.axes_of(output), Kind.TOKEN):

@@ -11,13 +11,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 from raggedrt.graph_passes.axes.atoms import Kind, axis_size, has
 from raggedrt.graph_passes.axes.contents import int_attribute
-from raggedrt.graph_passes.masks.inputs import MASKED_AT_MOST, Polarity
+from raggedrt.graph_passes.masks.inputs import Polarity
+from raggedrt.graph_passes.sites.mask_terms import hidden_by_where, scalar, split_terms
 from raggedrt.graph_passes.sites.repeats import unrepeated
 from raggedrt.graph_passes.sites.site import (
     BNSH,
@@ -46,13 +46,6 @@ _SCORE_OPS = (
 )
 _MAX_DEPTH = 12
 EAGER, SDPA = "MatMul-Softmax-MatMul", "decomposed scaled_dot_product_attention"
-
-
-def scalar(value: ir.Value | None) -> float | None:
-    """The number in a constant of one element."""
-    if value is None or value.const_value is None or value.const_value.size != 1:
-        return None
-    return float(np.asarray(value.const_value.numpy()).reshape(()))
 
 
 def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool] | None:
@@ -116,6 +109,7 @@ class _Scores:
     """What the walk from Softmax back to the query-key product collects."""
 
     scale: float = 1.0
+    softcap: float = 0.0
     masks: list[MaskTerm] = dataclasses.field(default_factory=list)
     unsupported: list[str] = dataclasses.field(default_factory=list)
 
@@ -192,27 +186,32 @@ def _step(node: ir.Node, scores: _Scores, form: str) -> ir.Value | None:
             if number is not None:
                 scores.scale *= number
                 return other
-    if node.op_type == "Add":
+    if node.op_type == "Add" and not scores.softcap:  # what is added before the cap is no mask
         for term, other in ((second, first), (first, second)):
             if term is not None and _leads_to_product(other) and not (_leads_to_product(term) and term is second):
-                scores.masks.append(MaskTerm(term, Polarity.ADDITIVE))
+                scores.masks.append(MaskTerm(term, Polarity.ADDITIVE, factor=scores.scale))
                 return other
     if node.op_type == "Where":
         return _step_where(node, scores)
     if node.op_type == "Tanh":
-        scores.unsupported.append("the scores are capped by tanh (softcap), which no kernel serves yet")
-        return first
+        return _step_tanh(node, scores)
     return None
 
 
 def _step_where(node: ir.Node, scores: _Scores) -> ir.Value | None:
-    condition, then, other = node.inputs
-    for kept, filled, polarity in ((then, other, Polarity.BOOL_KEEP), (other, then, Polarity.BOOL_DROP)):
-        fill = scalar(filled)
-        if fill is not None and fill <= MASKED_AT_MOST and condition is not None:
-            scores.masks.append(MaskTerm(condition, polarity))
-            return kept
-    return None
+    found = hidden_by_where(node)
+    if found is None:
+        return None
+    scores.masks.append(found[0])
+    return found[1]
+
+
+def _step_tanh(node: ir.Node, scores: _Scores) -> ir.Value | None:
+    """`c * tanh(s / c)`: what was met so far is c, what follows is 1 / c and the scale."""
+    if scores.softcap or scores.scale <= 0.0:
+        return None
+    scores.softcap, scores.scale = scores.scale, scores.scale
+    return node.inputs[0]
 
 
 def _unscaled(value: ir.Value | None, scores: _Scores) -> ir.Value:
@@ -276,6 +275,7 @@ def _site(
         head_size=head_size,
         value_head_size=value_size,
         scale=scores.scale,
-        masks=scores.masks,
+        softcap=scores.softcap,
+        masks=split_terms(scores.masks),
         unsupported=scores.unsupported,
     )

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis, infer_node
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
+from raggedrt.graph_passes.sites.mask_terms import split_terms
 from raggedrt.graph_passes.sites.repeats import unrepeated
 from raggedrt.graph_passes.sites.site import (
     BNSH,
@@ -73,12 +74,10 @@ def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
         value_size = static_size(value_axes, 2, form, "value hidden size") // kv_heads
         layout = BSNH_FLAT
     mask = _input(node, 3)
-    boolean = mask is not None and mask.dtype is ir.DataType.BOOL
+    polarity = Polarity.BOOL_KEEP if mask is not None and mask.dtype is ir.DataType.BOOL else Polarity.ADDITIVE
     unsupported = _refused_inputs(node, {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"}) + _further_outputs(
         node
     )
-    if _float(node, "softcap", 0.0):
-        unsupported.append("the scores are capped (softcap), which no kernel serves yet")
     unsupported += [
         f"{form} has {name}" for name in ("left_window_size", "right_window_size") if name in node.attributes
     ]
@@ -95,7 +94,8 @@ def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
         head_size=head_size,
         value_head_size=value_size,
         scale=_float(node, "scale", 0.0) or 1.0 / math.sqrt(head_size),
-        masks=[] if mask is None else [MaskTerm(mask, Polarity.BOOL_KEEP if boolean else Polarity.ADDITIVE)],
+        softcap=_float(node, "softcap", 0.0),
+        masks=[] if mask is None else split_terms([MaskTerm(mask, polarity)]),
         causal=bool(int_attribute(node, "is_causal", 0)),
         unsupported=unsupported,
     )
@@ -167,7 +167,7 @@ def _contrib_site(
         head_size=head_size,
         value_head_size=widths[2] // heads,
         scale=_float(node, "scale", 0.0) or 1.0 / math.sqrt(head_size),
-        masks=masks,
+        masks=split_terms(masks),
         causal=bool(int_attribute(node, "unidirectional", 0)),
         unsupported=unsupported + _further_outputs(node),
     )

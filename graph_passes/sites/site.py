@@ -36,11 +36,15 @@ class Operand:
 
 @dataclasses.dataclass(frozen=True)
 class MaskTerm:
-    """One value that hides keys; several terms of a site all apply."""
+    """One value that hides keys or adds a bias; several terms of a site all apply.
+
+    `factor` is what the scores are multiplied with after the term was added.
+    """
 
     value: ir.Value
     polarity: Polarity
     axes: MaskAxes = MaskAxes.BROADCAST
+    factor: float = 1.0
 
 
 @dataclasses.dataclass
@@ -54,6 +58,7 @@ class AttentionSite:
         num_heads: query heads; `kv_num_heads`: key/value heads.
         head_size: of query and key; `value_head_size`: of the value.
         scale: factor on query key^T.
+        softcap: c > 0 where the scaled scores s become c * tanh(s / c) before any mask.
         masks: terms that hide keys.
         causal: the op itself hides later keys.
         unsupported: what no kernel serves yet, as reasons.
@@ -71,6 +76,7 @@ class AttentionSite:
     head_size: int
     value_head_size: int
     scale: float
+    softcap: float = 0.0
     masks: list[MaskTerm] = dataclasses.field(default_factory=list)
     causal: bool = False
     unsupported: list[str] = dataclasses.field(default_factory=list)

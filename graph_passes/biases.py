@@ -1,0 +1,69 @@
+"""What a site adds to its scores (relative positions, tables) as operands of `RaggedAttention`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from raggedrt.graph_passes.axes.rule import PackingRefused
+from raggedrt.graph_passes.masks.bias import DISTANCE, MaskBias
+from raggedrt.graph_passes.packing.region import PackedRegion
+from raggedrt.graph_passes.packing.tape import Tape
+from raggedrt.graph_passes.sites.site import AttentionSite, MaskTerm
+
+_START = -(1 << 31)
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteBias:
+    """A term of a site's mask that is a bias, and what is known of it."""
+
+    term: MaskTerm
+    bias: MaskBias
+
+
+def why_not_passed(biases: Sequence[SiteBias]) -> str | None:
+    """The reason why biases cannot be handed to the op, or None."""
+    for found in biases:
+        if found.term.factor != 1.0:
+            return f"{found.bias.describe()} is multiplied by {found.term.factor:g} after it was added"
+    kinds = [found.bias.kind for found in biases]
+    return None if len(kinds) == len(set(kinds)) else "more than one bias of a kind is added"
+
+
+def bias_operands(site: AttentionSite, biases: Sequence[SiteBias], region: PackedRegion) -> dict[str, ir.Value | None]:
+    """`distance_bias` [1|N, 2S-1] or `bias` [1|B, 1|N, S, S], computed by the original graph for the call's length."""
+    operands: dict[str, ir.Value | None] = {}
+    for found in biases:
+        value = region.exact(found.term.value, site.anchor)
+        axes = region.analysis.axes_of(found.term.value)
+        rank = len(axes) if axes is not None else len(value.shape) if value.shape is not None else None
+        if rank is None or not 2 <= rank <= 4:
+            raise PackingRefused(site.anchor, f"the rank of the bias '{found.term.value.name}' is not known")
+        tape, stem = region.tape, f"{found.term.value.name}_bias"
+        if rank < 4:
+            value = tape.op("Unsqueeze", [value, tape.vector(list(range(4 - rank)))], stem=stem)
+        if value.dtype is not site.query.value.dtype:
+            value = tape.op("Cast", [value], {"to": site.query.value.dtype}, stem=stem, dtype=site.query.value.dtype)
+        if found.bias.kind == DISTANCE:
+            operands["distance_bias"] = _by_distance(value, tape, stem)
+        else:
+            operands["bias"] = value
+    return operands
+
+
+def _by_distance(bias: ir.Value, tape: Tape, stem: str) -> ir.Value:
+    """[1|N, 2S-1] by key - query: the first column read upwards (distance < 0), then the first row."""
+    second = tape.vector([1])
+    one_query = [tape.vector([0, 0]), tape.vector([1, 1]), tape.vector([0, 2])]
+    row = tape.op("Slice", [bias, *one_query], stem=stem)  # [1, N, 1, S]
+    row = tape.op("Squeeze", [row, tape.vector([0, 2])], stem=stem)
+    one_key = [tape.vector([0, 0]), tape.vector([1, 1]), tape.vector([0, 3])]
+    column = tape.op("Slice", [bias, *one_key], stem=stem)  # [1, N, S, 1]
+    column = tape.op("Squeeze", [column, tape.vector([0, 3])], stem=stem)
+    backwards = [tape.vector([-1]), tape.vector([_START]), second, tape.vector([-1])]
+    column = tape.op("Slice", [column, *backwards], stem=stem)
+    before = tape.op("Slice", [column, tape.vector([0]), tape.vector([-1]), second], stem=stem)
+    return tape.op("Concat", [before, row], {"axis": 1}, stem=f"{stem}_by_distance")
