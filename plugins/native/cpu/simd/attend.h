@@ -102,7 +102,8 @@ static void softmax_rows(const RowBlock& block, const uint64_t* row_bits, float*
   }
 }
 
-// One row block against one key tile.
+// One row block against one key tile. What changes scores (bias, soft cap, slopes) belongs between the first product
+// and the softmax, in units of log2; a sink is one more term of the sum when the tile list is done.
 static void visit_tile(const RowBlock& block, const uint64_t* row_bits, int head_size, const float* query,
                        const float* keys, const float* values, int64_t value_stride, SoftmaxState& state,
                        float* output, int output_vectors) {
