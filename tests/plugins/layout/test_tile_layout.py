@@ -15,7 +15,7 @@ from helpers.mask_strategies import BLOCK_SIZES, block_masks
 from raggedrt.errors import InputError
 from raggedrt.plugins.layout.bitmaps import FULL, pack_bits
 from raggedrt.plugins.layout.build import from_block_list, from_mask, from_rows
-from raggedrt.plugins.layout.files import load_layout, save_layout
+from raggedrt.plugins.layout.files import layout_of_arrays, load_layout, save_layout
 from raggedrt.plugins.layout.tile_layout import TileLayout, same_layout
 
 pytestmark = pytest.mark.none
@@ -156,6 +156,40 @@ def test_masks_of_other_kinds_are_refused() -> None:
         from_mask(np.ones(4, np.bool_), 8)
 
 
+@QUICK
+@given(st.data())
+def test_other_forms_are_the_same_layout(data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    tiles = rng.random((*data.draw(st.sampled_from([(), (2,), (3, 2)])), 4, 4)) < 0.4
+    length = data.draw(st.integers(25, 32))
+    mask = tiles.repeat(8, -1).repeat(8, -2)[..., :length, :length]
+    expected, size = from_mask(mask, 8), np.array(8)
+    assert same_layout(layout_of_arrays({"block_size": size, "mask": mask.astype(np.int64)}), expected)
+    assert same_layout(layout_of_arrays({"block_size": size, "tiles": tiles, "length": np.array(length)}), expected)
+    blocks = {"row_ptr": expected.tile_ptr, "columns": expected.tile_col, "length": np.array(length)}
+    assert same_layout(layout_of_arrays({"block_size": size, **blocks}), expected)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"block_size": np.array(8), "row_ptr": np.array([0, 0])}, "row_ptr is there without 'columns'"),
+        ({"mask": np.ones((8, 8), bool)}, "mask is there without 'block_size'"),
+        ({"block_size": np.array(8), "mask": np.ones((8, 9), bool)}, r"mask is bool of shape \(8, 9\), expected bool"),
+        ({"block_size": np.array([8, 8]), "mask": np.ones((8, 8), bool)}, "block_size is int64 of shape"),
+        ({"block_size": np.array(8), "tiles": np.array("x")}, "tiles is <U1 of shape"),
+        ({"block_size": np.array(8), "row_ptr": np.array(0), "columns": np.array([0])}, "row offsets of a block list"),
+        (
+            {"block_size": np.array(8), "tiles": np.ones((2, 2)), "length": np.array(30)},
+            r"shape \(1, 1, 3\), expected .* 5 numbers for 30",
+        ),
+    ],
+)
+def test_files_that_describe_no_layout_are_refused(arrays: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        layout_of_arrays(arrays)
+
+
 def test_bad_files_are_named(tmp_path: Path) -> None:
     missing, text, lacking, wrong = (tmp_path / name for name in ("no.npz", "text.npz", "lacking.npz", "wrong.npz"))
     text.write_text("not an archive")
@@ -167,7 +201,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         (missing, "no.npz: not a readable"),
         (text, "text.npz: not a readable"),
         (pickled, "pickled.npz: not a readable"),
-        (lacking, "lacking.npz: lacks the array 'query_length'"),
+        (lacking, "lacking.npz: holds block_size; a layout file has block_size and one of tile_ptr, mask, tiles"),
         (wrong, "wrong.npz: tile_col .* column 2 before 0"),
     ):
         with pytest.raises(InputError, match=message):
