@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 FOLD_ELEMENTS = 1 << 16
 """Largest tensor that constant folding may read or make; weights are left alone."""
 
+SMALL_CONSTANT = 64
+"""Elements of the largest initializer that is compared with others."""
+
 
 def clean(model: ir.Model) -> None:
     """Inline local functions, lift and fold constants, merge equal nodes, drop identities and dead nodes.
@@ -36,6 +39,8 @@ def clean(model: ir.Model) -> None:
     drop_identities(model.graph)
     for step in (
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        # Exporters repeat small constants; equal nodes are found only on one constant.
+        common_passes.DeduplicateInitializersPass(size_limit=SMALL_CONSTANT),
         common_passes.CommonSubexpressionEliminationPass(),
         common_passes.RemoveUnusedNodesPass(),
         common_passes.ShapeInferencePass(),

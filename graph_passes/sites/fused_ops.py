@@ -19,6 +19,7 @@ from raggedrt.graph_passes.sites.site import (
     MaskTerm,
     NotThisForm,
     Operand,
+    require_batch_first,
     static_size,
 )
 
@@ -55,6 +56,8 @@ def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
     query_axes, value_axes = axes[0], axes[2]
     if query_axes is None or axes[1] is None or value_axes is None:
         raise NotThisForm(form, "what the axes of query, key or value mean is not known")
+    for own in (query_axes, axes[1], value_axes):
+        require_batch_first(own, form)
     if len(query_axes) == 4:
         heads = static_size(query_axes, 1, form, "number of heads")
         key, kv_heads = unrepeated(Operand(operands[1], BNSH), analysis)

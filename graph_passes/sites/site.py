@@ -6,7 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
-from raggedrt.graph_passes.axes.atoms import Axes, axis_size
+from raggedrt.graph_passes.axes.atoms import Axes, Kind, axis_size, has
 from raggedrt.graph_passes.axes.rule import describe_node
 from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
 
@@ -108,6 +108,12 @@ class NotThisForm(Exception):  # noqa: N818 - a signal within `sites`, never an 
         super().__init__(reason)
         self.form = form
         self.reason = reason
+
+
+def require_batch_first(axes: Axes, form: str) -> None:
+    """Refuse layouts such as [heads, batch, slots, head size], which lengths alone do not tell apart."""
+    if not has(axes[:1], Kind.BATCH) or has(axes[1:], Kind.BATCH):
+        raise NotThisForm(form, "query, key and value do not begin with the batch axis")
 
 
 def static_size(axes: Axes, number: int, form: str, what: str) -> int:

@@ -1,4 +1,4 @@
-"""A case for every op that shape arithmetic is followed through: symbolic elements, checked against the network's own."""
+"""A case for every op that shape arithmetic is followed through: symbolic elements are those of the network."""
 
 from __future__ import annotations
 
