@@ -67,14 +67,6 @@ def _chosen(g: Attended, times: int, width: int) -> ir.Value:
     return g.op.GatherElements(g.y, g.op.Expand(slots, target), axis=1)
 
 
-def _second_attention(g: Attended, change: Callable[[ir.Value], ir.Value]) -> ir.Value:
-    """Attention on attended values, its scores changed before the mask."""
-    op, heads = g.op, g.heads(g.y)
-    scores = op.Mul(op.MatMul(heads, op.Transpose(heads, perm=[0, 1, 3, 2])), g.number(0.35))
-    result = op.MatMul(op.Softmax(op.Add(change(scores), g.additive()), axis=-1), heads)
-    return op.Transpose(result, perm=[0, 2, 1, 3])
-
-
 PER_TOKEN: dict[str, Build] = {
     "merged with features before attention": _merged,
     "merged, by an op that mixes": _merged_running_sum,
@@ -83,10 +75,6 @@ PER_TOKEN: dict[str, Build] = {
     "slots first and back": lambda g: g.op.Transpose(
         g.op.Add(g.op.Transpose(g.y, perm=[1, 0, 2]), g.weight(WIDTH)), perm=[1, 0, 2]
     ),
-    "capped scores": lambda g: _second_attention(
-        g, lambda s: g.op.Mul(g.op.Tanh(g.op.Div(s, g.number(2.0))), g.number(2.0))
-    ),
-    "capped scores, another factor": lambda g: _second_attention(g, lambda s: g.op.Mul(g.op.Tanh(s), g.number(3.0))),
     "an axis before the batch": lambda g: g.op.Squeeze(
         g.op.Add(g.op.Unsqueeze(g.y, g.ints([0])), g.weight(1, 1, 1, WIDTH)), g.ints([0])
     ),
