@@ -99,9 +99,9 @@ def op_library() -> pathlib.Path:
     """The op library of the present sources, built where it is missing; sources that do not compile are a failure."""
     try:
         return op_library_path()
-    except TargetError as error:
+    except TargetError:
         if compiler() is None or find_ort_headers() is None:
-            pytest.skip(str(error))
+            pytest.skip("no op library, and no C++ compiler or ONNX Runtime headers to build it (raggedrt doctor)")
     return build_in_cache(obtain=False)
 
 

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Record the benchmarks that the README quotes, in scripts/benchmarks/. Run scripts/demo.sh first, and nothing beside it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin="${RAGGEDRT_VENV:-.venv}/bin"
+out=scripts/benchmarks
+mkdir -p "$out"
+for order in arrival sorted; do
+  "$bin/raggedrt" bench build/demo/minilm --lengths-from build/demo/texts.txt --max-length 256 --batches 8 \
+    --order "$order" --report "$out/minilm_$order.json"
+done
