@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from raggedrt.graph_passes.masks.algebra import (
     BlockBand,
@@ -28,6 +29,8 @@ from raggedrt.graph_passes.masks.poly import Poly
 from raggedrt.graph_passes.masks.prove import divisors_of, over_slots, values_at
 from raggedrt.graph_passes.masks.spec import UNDERSTOOD, MaskSpec
 
+UNKNOWN = 2
+"""Neither visible nor hidden: not seen."""
 MAX_LEAD = 4096
 """Positions at the start of a row among which global tokens are looked for."""
 MAX_PAIRS = 2**22
@@ -162,12 +165,13 @@ def _local(sight: Sight, special: set[int], causal: bool) -> Iterator[Term]:
         return
     first, last = int(ordinary[0]), int(ordinary[-1])
     rows = sight.rows([first, last])
-    ahead, behind = ordinary[ordinary >= first], ordinary
-    shown = {int(key) - first: bool(rows[0, key]) for key in ahead}
-    shown |= {int(key) - last: bool(rows[1, key]) for key in behind}
+    ahead = ordinary[ordinary >= first]
+    shown = np.full(2 * sight.length + 1, UNKNOWN)  # by key - query
+    shown[sight.length + ahead - first] = rows[0, ahead]
+    shown[sight.length + ordinary - last] = rows[1, ordinary]
     if causal:
-        shown = {distance: seen for distance, seen in shown.items() if distance <= 0}
-    window = _window(shown)
+        shown[sight.length + 1 :] = UNKNOWN
+    window = _window(shown, sight.length)
     if window is not None:
         yield window
     for block in sight.divisors:
@@ -176,20 +180,19 @@ def _local(sight: Sight, special: set[int], causal: bool) -> Iterator[Term]:
             yield band
 
 
-def _window(shown: dict[int, bool]) -> Window | None:
-    """The window of what is seen by key - query; None where it is no such thing."""
-    visible = sorted(distance for distance, seen in shown.items() if seen)
-    if not visible or visible[0] > 0 or visible[-1] < 0 or not shown.get(0):
+def _window(shown: npt.NDArray[np.int_], centre: int) -> Window | None:
+    """The window of what is seen by key - query (0, 1 or unknown); None where it is no such thing."""
+    visible = np.flatnonzero(shown == 1) - centre
+    if not len(visible) or shown[centre] != 1:
         return None
-    dilation = int(np.gcd.reduce(np.array(visible))) or 1
-    reach_left, reach_right = _reach(shown, visible[0], -dilation), _reach(shown, visible[-1], dilation)
-    expected = {d for d in shown if visible[0] <= d <= visible[-1] and d % dilation == 0}
-    return Window(reach_left, reach_right, dilation) if expected == set(visible) else None
-
-
-def _reach(shown: dict[int, bool], edge: int, step: int) -> int:
-    """The distance of an edge; unbounded where nothing further was hidden."""
-    return -1 if edge + step not in shown else abs(edge)
+    first, last = int(visible[0]), int(visible[-1])
+    dilation = int(np.gcd.reduce(visible)) or 1
+    inside = np.arange(first, last + 1)
+    seen = shown[centre + inside]
+    if bool(((seen != UNKNOWN) & (seen != (inside % dilation == 0))).any()):
+        return None
+    left, right = shown[max(centre + first - dilation, 0)], shown[min(centre + last + dilation, len(shown) - 1)]
+    return Window(-1 if left == UNKNOWN else -first, -1 if right == UNKNOWN else last, dilation)
 
 
 def _band(sight: Sight, ordinary: IntArray, block: int, causal: bool) -> BlockBand | None:

@@ -31,6 +31,7 @@ MAX_POINTS = 2**22
 """Pairs at which formula and spec are compared."""
 MAX_OTHERS = 6
 """Most atoms about neither distance, position nor padding whose irrelevance is tried."""
+_WORD = re.compile(r"[A-Za-z_]\w*")
 _DIVISOR = re.compile(r"(?://|%) (\d+)\)")
 
 
@@ -94,13 +95,20 @@ def _known(atom: Atom) -> bool:
     return over_slots(atom.poly)
 
 
+def _of_slots(atom: Atom) -> bool:
+    """A comparison of nothing but the two slots, whatever it computes with them."""
+    if isinstance(atom, Valid):
+        return False
+    return {word for name in atom.poly.variables for word in _WORD.findall(name)} <= {"q", "k"}
+
+
 def over_slots(poly: Poly) -> bool:
     """Linear in q, k and their quotients and remainders (one at a time)."""
     for mono, _ in poly.terms:
         if len(mono) > 1:
             return False
         for name in mono:
-            words = set(re.findall(r"[A-Za-z_]\w*", name))
+            words = set(_WORD.findall(name))
             if not words <= {"q", "k"} or len(_DIVISOR.findall(name)) != (name not in ("q", "k")):
                 return False
     return True
@@ -221,7 +229,7 @@ def same_everywhere(formula: Formula, spec: MaskSpec, sequence: int) -> bool:
     """
     if sequence**2 > MAX_POINTS:
         raise Undecided(f"{sequence} x {sequence} pairs")
-    others = [atom for atom in set(atoms(formula)) if not _known(atom)]
+    others = [atom for atom in set(atoms(formula)) if not _known(atom) and not _of_slots(atom)]
     if len(others) > MAX_OTHERS:
         raise Unreadable(f"it looks at {others[0]}")
     query, key = (grid.ravel() for grid in np.indices((sequence, sequence), dtype=np.int64))
