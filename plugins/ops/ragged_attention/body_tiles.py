@@ -26,20 +26,21 @@ def in_tiles(b: BodyBuilder, place_q: ir.Value, place_k: ir.Value, batch: ir.Val
         place_k: Key positions int64 [1 or B, 1, Mk].
         batch: B, int64 [1].
     """
-    size = b.constant(b.form.integer("block_size"))
+    size = b.constant(b.form.integer("block_size"), _INT32)
     rows = b.op("Sub", b.dim(b.input("tile_ptr"), 2), b.constant([1]))  # [1]: R
     columns = _columns(b)
     table, planes = _tile_table(b, rows, columns)
+    plane = b.cast(b.op("Mul", _plane_of(b, batch, planes), rows), _INT32)  # first row: [N, B, 1, 1]
+    place_q, place_k, rows, columns = (b.cast(value, _INT32) for value in (place_q, place_k, rows, columns))
     row, column = b.op("Div", place_q, size), b.op("Div", place_k, size)
     known = b.op("And", _within(b, place_q, row, rows), _within(b, place_k, column, columns))  # [B, Mq, Mk]
-    plane = _plane_of(b, batch, planes)  # [N, B, 1, 1]
-    row = b.op("Add", b.op("Mul", plane, rows), row)  # [N, B, Mq, 1]
-    cell = b.op("Add", b.op("Mul", row, columns), b.op("Add", column, b.constant(1)))  # cell 0 is hidden
-    cell = b.op("Where", known, b.cast(cell, _INT32), b.constant(0, _INT32))
-    start = b.op("Gather", table, cell, axis=0)  # int32 [N, B, Mq, Mk]
+    row = b.op("Mul", b.op("Add", plane, row), columns)  # [N, B, Mq, 1]
+    cell = b.op("Add", row, b.op("Add", column, b.constant(1, _INT32)))  # cell 0 is hidden
+    cell = b.op("Where", known, cell, b.constant(0, _INT32))
+    start = b.op("Gather", table, cell, axis=0)  # [N, B, Mq, Mk]
     within = b.op("Add", b.op("Mul", b.op("Mod", place_q, size), size), b.op("Mod", place_k, size))
     is_partial = b.op("GreaterOrEqual", start, b.constant(_FIRST_BIT, _INT32))
-    element = b.op("Where", is_partial, b.op("Add", start, b.cast(within, _INT32)), start)
+    element = b.op("Where", is_partial, b.op("Add", start, within), start)
     return b.op("Gather", _elements(b), element, axis=0)
 
 
@@ -84,7 +85,7 @@ def _flat_ends(b: BodyBuilder, ptr: ir.Value, rows: ir.Value) -> ir.Value:
 
 
 def _within(b: BodyBuilder, place: ir.Value, tile: ir.Value, count: ir.Value) -> ir.Value:
-    return b.op("And", b.op("GreaterOrEqual", place, b.constant(0)), b.op("Less", tile, count))
+    return b.op("And", b.op("GreaterOrEqual", place, b.constant(0, _INT32)), b.op("Less", tile, count))
 
 
 def _plane_of(b: BodyBuilder, batch: ir.Value, planes: ir.Value) -> ir.Value:
