@@ -16,6 +16,7 @@ from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import TOKENS
 from raggedrt.graph_passes.sites.site import BNSH, AttentionSite, MaskTerm, Operand
+from raggedrt.graph_passes.tiles import tile_form, tile_operands
 from raggedrt.plugins.contract.abi import Feature
 from raggedrt.plugins.contract.capability import Capability
 from raggedrt.plugins.contract.op_definition import ElementType
@@ -77,8 +78,8 @@ def _why_not_served(
     if missing:
         seen = "; ".join([spec.describe(), *(found.bias.describe() for found in biases)])
         return f"the target's op library lacks {missing.name} (its mask: {seen})"
-    if spec.analytic() is None:
-        return f"lowering does not pass a tile list for its mask ({spec.describe()}) yet"
+    if spec.analytic() is None and tile_form(spec) is None:
+        return f"its mask has neither a form in attributes nor one in tiles ({spec.describe()})"
     if (reason := why_not_passed(biases)) is not None:
         return reason
     sizes = (site.head_size, site.value_head_size)
@@ -123,20 +124,18 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
         "max_seqlen_q": plan.max_seqlen,
         "max_seqlen_k": plan.max_seqlen,
     }
-    analytic = spec.analytic()
-    if analytic is None:
-        raise PackingRefused(site.name, f"its mask needs a tile list ({spec.describe()})")
-    if plan.kept or analytic.compares_positions or biases:
+    mask_inputs, mask_attributes, by_position = _mask_operands(site, spec, region)
+    if plan.kept or by_position or biases:
         # A kept slot is a query without being a key, and distances and positions are those of the padded row; without
         # either, packed order says all that causality needs.
         inputs |= {"positions_q": plan.position, "positions_k": plan.key_position}
-    inputs |= bias_operands(site, biases, region)
+    inputs |= bias_operands(site, biases, region) | mask_inputs
     attributes: dict[str, int | float | Sequence[int]] = {
         "num_heads": site.num_heads,
         "kv_num_heads": site.kv_num_heads if site.kv_num_heads != site.num_heads else 0,
         "scale": site.scale,
         "softcap": site.softcap,
-        **analytic.attributes(),
+        **mask_attributes,
     }
     stem = f"{site.output.name}_attention"
     output = tape.custom("RaggedAttention", inputs, attributes, stem=stem).outputs[0]
@@ -149,6 +148,20 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
     heads = tape.op("Reshape", [output, target], stem=f"{stem}_heads", shape=split)
     shape: list[int | str] = [site.num_heads, TOKENS, site.value_head_size]
     return tape.op("Transpose", [heads], {"perm": [1, 0, 2]}, stem=f"{stem}_heads", shape=shape)
+
+
+def _mask_operands(
+    site: AttentionSite, spec: MaskSpec, region: PackedRegion
+) -> tuple[dict[str, ir.Value | None], dict[str, int | Sequence[int]], bool]:
+    """Inputs and attributes that make the mask, and whether it compares original positions."""
+    analytic = spec.analytic()
+    if analytic is not None:
+        return {}, dict(analytic.attributes()), analytic.compares_positions
+    form = tile_form(spec)
+    if form is None:
+        raise PackingRefused(site.name, f"its mask has no form in tiles ({spec.describe()})")
+    attributes: dict[str, int | Sequence[int]] = {"block_size": form.block_size, "causal": int(spec.causal)}
+    return tile_operands(site.name, form, region), attributes, True
 
 
 def _rows(site: AttentionSite, operand: Operand, heads: int, head_size: int, region: PackedRegion) -> ir.Value:

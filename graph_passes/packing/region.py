@@ -7,7 +7,7 @@ be had: look-ups and what follows them are repeated on packed tokens, the rest i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -33,6 +33,8 @@ class PackedRegion:
         self.packed_forms: dict[ir.Value, ir.Value] = {}
         self.exact_forms: dict[ir.Value, ir.Value] = {}
         """Padded (or token-free) forms of values behind attention that equal the original's everywhere."""
+        self.tiles: dict[Hashable, dict[str, ir.Value]] = {}
+        """Tile tensors by form, shared by all sites with that mask."""
         self._depth = 0
 
     # --- forms of a value -------------------------------------------------------------------------------------------

@@ -50,6 +50,10 @@ class Tape:
         """A scalar of any element type."""
         return self._constant((str(value), dtype), np.array(value, dtype=dtype.numpy()), dtype)
 
+    def array(self, values: npt.NDArray[Any], stem: str) -> ir.Value:
+        """A constant tensor of its own."""
+        return self._constant((stem, len(self.constants)), values, ir.DataType.from_numpy(values.dtype))
+
     def _constant(self, key: Hashable, array: npt.NDArray[Any], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
         if key not in self.constants:
             name = self.fresh_name("const")
