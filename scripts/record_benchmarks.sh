@@ -9,3 +9,4 @@ for order in arrival sorted; do
   "$bin/raggedrt" bench build/demo/minilm --lengths-from build/demo/texts.txt --max-length 256 --batches 8 \
     --order "$order" --report "$out/minilm_$order.json"
 done
+"$bin/python" scripts/bench_attention.py --output "$out/attention"
