@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import resource
@@ -150,20 +151,24 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path: pathlib.Path) -> None:
         pytest.fail("the work must not begin")
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """The system refuses to let files grow beyond a kilobyte, as it does on a full disk or quota."""
+    """The system refuses to let files grow beyond a kilobyte, as it does on a full disk or quota.
+
+    No fixture: that would still hold while pytest reports the test, and its output may be a longer file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_full_disk_is_no_fault_of_the_input_and_leaves_nothing(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(RaggedRTError, match="Nothing was left there; make room") as caught:
+    with small_files(), pytest.raises(RaggedRTError, match="Nothing was left there; make room") as caught:
         write_bundle(tmp_path / "out", toy_draft("padded"), {"model.onnx": os.urandom(10_000)})
     assert caught.value.exit_code == 1
     assert tree(tmp_path) == []
