@@ -47,8 +47,8 @@ COMMON_FLAGS = (
     "-Wextra",
 )
 # What is not used is dropped and libgcc stays shared: otherwise the C++ runtime's random numbers, threads and unwinder
-# would ask for the newest glibc of the machine that builds.
-LINK_FLAGS = ("-shared", "-static-libstdc++", "-static-libgcc", "-Wl,-z,defs", "-pthread")
+# would ask for the newest glibc of the machine that builds (`scripts/check_wheel.py` holds the README's figure).
+LINK_FLAGS = ("-shared", "-static-libstdc++", "-Wl,--gc-sections", "-Wl,-z,defs", "-pthread")
 EXPORTS = ("RegisterCustomOps", "raggedrt_library_info", "raggedrt_select_isa")
 """All that other libraries of the process may see; the standard library's templates would be visible otherwise."""
 
