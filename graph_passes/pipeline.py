@@ -201,10 +201,16 @@ def _require(config: RewriteConfig, report: RewriteReport, *, packed: bool, fuse
         raise FeatureError(_explain_stop("Padding could not be removed", report))
     if not fused and "fuse" in config.required:
         raise FeatureError(_explain_stop("Nothing could be fused", report))
+    if "sparse" in config.required:
+        raise FeatureError(
+            _explain_stop("No mask was used outside packed tokens (sparse); nothing imposes one", report)
+        )
     if not packed and not fused:
         raise FeatureError(_explain_stop("No feature applies to this graph", report))
 
 
 def _explain_stop(what: str, report: RewriteReport) -> str:
-    reasons = "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in report.refusals) or "no reason was recorded"
+    # What a pass says once, every site that it left alone repeats.
+    refusals = [refusal for record in report.passes for refusal in record.refused] or report.refusals
+    reasons = "; ".join(f"{refusal.node}: {refusal.reason}" for refusal in refusals) or "no reason was recorded"
     return f"{what}. {reasons}. Use --allow-partial to get the model without it, or `raggedrt inspect` for more."

@@ -6,17 +6,16 @@ import logging
 from collections.abc import Callable
 
 import onnx_ir as ir
-from onnxscript.rewriter.ort_fusions.bias_gelu import bias_gelu_rules
 from onnxscript.rewriter.ort_fusions.erfgelu import rules as erf_gelu_rules
 
-from raggedrt.graph_passes.fuse import skip_normalization
+from raggedrt.graph_passes.fuse import bias_gelu, skip_normalization
 
 logger = logging.getLogger(__name__)
 
 RULE_SETS = (
     ("erf_gelu", erf_gelu_rules),
     ("skip_layer_normalization", skip_normalization.RULES),
-    ("bias_gelu", bias_gelu_rules),
+    ("bias_gelu", bias_gelu.RULES),
 )
 
 

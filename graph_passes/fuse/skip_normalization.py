@@ -40,6 +40,7 @@ class SkipLayerNormalizationFusion(pattern.RewriteRuleClassBase):
         x: ir.Value,
         skip: ir.Value,
         gamma: ir.Value,
+        beta: ir.Value,
         bias: ir.Value | None,
         normalized: ir.Value,
         **_: object,
@@ -50,8 +51,9 @@ class SkipLayerNormalizationFusion(pattern.RewriteRuleClassBase):
             return result.fail("the ORT CPU kernel is fp32 only", x)
         if shape is None or len(shape) not in RANKS or None in shape or shape != _shape(skip):
             return result.fail("x and skip are not two tensors [tokens, hidden] of one shape", x)
-        if any(vector is not None and len(_shape(vector) or ()) != 1 for vector in (gamma, bias)):
-            return result.fail("gamma or bias is not a vector", gamma)
+        # An axis of one is allowed by broadcasting, not by the kernel.
+        if any(vector is not None and _shape(vector) != shape[-1:] for vector in (gamma, beta, bias)):
+            return result.fail("gamma, beta or bias is not a vector of the hidden size", gamma)
         node = normalized.producer()
         if node is None or node.attributes.get_int("axis", -1) not in (-1, len(shape) - 1):
             return result.fail("normalises more than the last axis", normalized)

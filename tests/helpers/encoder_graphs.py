@@ -21,7 +21,8 @@ class EncoderSpec:
 
     Attributes:
         attention: a key of `encoder_attention.SPELLINGS`.
-        mask: padding, causal_padding, none or window (keys at most two slots back).
+        mask: padding, causal_padding, none or window (keys at most two slots back),
+            band (one slot to either side), globals (a band and slot 0), dilated (even distances).
         head: a key of `encoder_heads.HEADS`.
         positions: none, table (a constant cut to the length), buffer (position ids cut, then looked up), cumsum
             (RoBERTa: counted from ids that are not padding), range, input (position_ids).
@@ -92,6 +93,14 @@ class Encoder(GraphWriter):
             return keep
         query = self.op.Unsqueeze(self.slots(), self.ints([0, 1, 3]))
         key = self.op.Unsqueeze(self.slots(), self.ints([0, 1, 2]))
+        if kind == "dilated":
+            odd = self.op.Mod(self.op.Sub(query, key), self.ints(2))
+            return self.op.And(self.op.Equal(odd, self.ints(0)), keep)
+        if kind in ("band", "globals"):
+            near = self.op.LessOrEqual(self.op.Abs(self.op.Sub(query, key)), self.ints(1))
+            for slot in (query, key) if kind == "globals" else ():
+                near = self.op.Or(near, self.op.Equal(slot, self.ints(0)))
+            return self.op.And(near, keep)
         earlier = self.op.LessOrEqual(key, query)
         if kind == "window":
             earlier = self.op.And(earlier, self.op.Greater(key, self.op.Sub(query, self.ints(3))))
@@ -153,7 +162,7 @@ class Encoder(GraphWriter):
     def gelu(self, x: ir.Value) -> ir.Value:
         """Erf GELU as torch decomposes it."""
         inner = self.op.Add(self.op.Erf(self.op.Div(x, self.number(2**0.5))), self.number(1.0))
-        return self.op.Mul(self.op.Mul(x, inner), self.number(0.5))
+        return self.op.Mul(self.number(0.5), self.op.Mul(x, inner))
 
     def embed(self) -> ir.Value:
         """Token and position embeddings, [B, S, hidden]."""

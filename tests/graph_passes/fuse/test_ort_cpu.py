@@ -1,0 +1,182 @@
+"""Fusions for ONNX Runtime's CPU provider: how often they match, the same values, and where they must not apply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from helpers.encoder_graphs import EncoderSpec, build_encoder
+from helpers.encoder_runs import FP32, assert_same_padded, padded_feed, plain_session, rewritten, run
+from helpers.graph_writer import GraphWriter
+from helpers.tolerances import assert_close
+from raggedrt.graph_passes.fuse.ort_cpu import fuse
+
+pytestmark = pytest.mark.ort_cpu
+
+WIDTH = 6
+Build = Callable[[GraphWriter, ir.Value, ir.Value], dict[str, ir.Value]]
+
+
+def _model(build: Build, dims: list[Any], dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Model:
+    graph = GraphWriter(dtype=dtype)
+    x, skip = graph.input("x", dims, dtype), graph.input("skip", dims, dtype)
+    return graph.model(build(graph, x, skip))
+
+
+def _norm(g: GraphWriter, total: ir.Value, size: int = WIDTH, **attributes: Any) -> ir.Value:
+    return g.op.LayerNormalization(total, g.weight(size, offset=1.0), g.weight(size), **({"axis": -1} | attributes))
+
+
+def _plain(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _norm(g, g.op.Add(x, skip))}
+
+
+def _biased(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _norm(g, g.op.Add(g.op.Add(x, g.weight(WIDTH)), skip), epsilon=1e-3)}
+
+
+def _skip_first(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _norm(g, g.op.Add(skip, g.op.Add(x, g.weight(WIDTH))))}
+
+
+def _sum_used(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    total = g.op.Add(x, skip)
+    return {"result": _norm(g, total), "total": g.op.Relu(total)}
+
+
+def _sum_is_output(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    total = g.op.Add(x, skip)
+    return {"result": _norm(g, total), "total": total}
+
+
+def _broadcast_skip(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _norm(g, g.op.Add(x, g.weight(1, WIDTH)))}
+
+
+def _bias_of_one(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _norm(g, g.op.Add(g.op.Add(x, g.weight(1)), skip))}
+
+
+def _scale_of_one(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _norm(g, g.op.Add(x, skip), 1)}
+
+
+def _two_axes(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    total = g.op.Add(x, skip)
+    return {"result": g.op.LayerNormalization(total, g.weight(4, WIDTH), g.weight(4, WIDTH), axis=-2)}
+
+
+def _statistics_used(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    inputs = [g.op.Add(x, skip), g.weight(WIDTH), g.weight(WIDTH)]
+    result, mean, _ = g.op.op_multi_out("LayerNormalization", inputs, {"axis": -1}, num_outputs=3)
+    return {"result": result, "mean": mean}
+
+
+def _gelu(g: GraphWriter, x: ir.Value, bias: ir.Value | None) -> ir.Value:
+    value = x if bias is None else g.op.Add(x, bias)
+    inner = g.op.Add(g.op.Erf(g.op.Div(value, g.number(2**0.5))), g.number(1.0))
+    return g.op.Mul(g.number(0.5), g.op.Mul(value, inner))
+
+
+def _bias_gelu(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _gelu(g, x, g.weight(WIDTH))}
+
+
+def _gelu_of_a_sum(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _gelu(g, x, skip)}
+
+
+def _gelu_of_a_row(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _gelu(g, x, g.weight(1, WIDTH))}
+
+
+def _gelu_of_one(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": _gelu(g, x, g.weight(1))}
+
+
+def _tanh_gelu(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": g.op.Gelu(g.op.Add(x, g.weight(WIDTH)), approximate="tanh")}
+
+
+def _opset_gelu(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    return {"result": g.op.Gelu(g.op.Add(x, g.weight(WIDTH)))}
+
+
+SKIP = "SkipLayerNormalization"
+MATCHES: dict[str, tuple[Build, str]] = {
+    function.__name__: (function, op_type)
+    for function, op_type in (
+        (_plain, SKIP), (_biased, SKIP), (_skip_first, SKIP), (_sum_used, SKIP), (_bias_gelu, "BiasGelu"),
+    )
+}  # fmt: skip
+LEFT = [
+    _broadcast_skip, _bias_of_one, _scale_of_one, _two_axes, _gelu_of_a_sum, _gelu_of_a_row, _gelu_of_one, _tanh_gelu,
+    _opset_gelu, _statistics_used, _sum_is_output,
+]  # fmt: skip
+
+
+def _compare(model: ir.Model) -> set[str]:
+    """Fuse and compare; returns the op types afterwards."""
+    before = plain_session(ir.to_proto(model))
+    fuse(model)
+    random = np.random.default_rng(0)
+    shape = [dim if isinstance(dim, int) else 4 for dim in model.graph.inputs[0].shape or ()]
+    feed = {name: random.normal(size=shape).astype(np.float32) for name in ("x", "skip")}
+    got = run(plain_session(ir.to_proto(model)), feed)
+    for name, want in run(before, feed).items():
+        assert_close(got[name], want, FP32, name)
+    return {node.op_type for node in model.graph}
+
+
+@pytest.mark.parametrize("dims", [["tokens", WIDTH], ["batch", "seq", WIDTH]])
+@pytest.mark.parametrize("case", list(MATCHES))
+def test_fused_values_are_the_same(case: str, dims: list[Any]) -> None:
+    build, op_type = MATCHES[case]
+    assert op_type in _compare(_model(build, dims))
+
+
+@pytest.mark.parametrize("build", LEFT)
+def test_neighbours_of_the_patterns_keep_their_values(build: Build) -> None:
+    """Fused or not, the kernel must accept what it is given."""
+    _compare(_model(build, [4, WIDTH]))
+
+
+@pytest.mark.parametrize("build", [_broadcast_skip, _bias_of_one, _scale_of_one, _two_axes])
+def test_broadcast_operands_are_not_fused_into_skip_normalization(build: Build) -> None:
+    model = _model(build, [4, WIDTH])
+    counts = fuse(model)
+    assert counts["skip_layer_normalization"] == int(build is _bias_of_one), counts
+
+
+def test_half_precision_is_left_alone() -> None:
+    model = _model(_plain, ["tokens", WIDTH], ir.DataType.FLOAT16)
+    assert fuse(model)["skip_layer_normalization"] == 0
+
+
+def test_counts_and_numerics_of_a_packed_encoder() -> None:
+    spec = EncoderSpec(head="two", layers=2)
+    pair = rewritten(build_encoder(spec), features=("pack", "fuse"))
+    assert pair.ops.count(SKIP) == 2 * spec.layers + 1  # one more adds positions to words
+    assert pair.ops.count("BiasGelu") == spec.layers
+    assert pair.report.record("fuse").matched >= 3 * spec.layers
+    assert_same_padded(pair, padded_feed(spec), per_sequence=("pooled",))
+
+
+@pytest.mark.parametrize("attention", ["eager_mul", "sdpa"])
+def test_half_precision_encoders_still_run(attention: str) -> None:
+    spec = EncoderSpec(attention, head="two", dtype=ir.DataType.FLOAT16)
+    pair = rewritten(build_encoder(spec))
+    assert_same_padded(pair, padded_feed(spec), per_sequence=("pooled",))
+
+
+def test_fusion_alone_keeps_padded_values() -> None:
+    spec = EncoderSpec(head="mean")
+    pair = rewritten(build_encoder(spec), features=("fuse",))
+    assert "RaggedAttention" not in pair.ops
+    feed = padded_feed(spec)
+    want, got = run(plain_session(pair.original), feed), run(plain_session(ir.to_proto(pair.model)), feed)
+    assert_close(got["pooled"], want["pooled"], FP32)
