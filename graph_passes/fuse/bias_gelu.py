@@ -14,7 +14,12 @@ class RowBiasGeluFusion(BiasGeluFusion):
     """onnxscript's fusion, checked for the length of the bias."""
 
     def check(  # type: ignore[no-untyped-def]  # noqa: D102
-        self, op, gelu: ir.Value, input: ir.Value, bias: ir.Value, **_: object
+        self,
+        op,
+        gelu: ir.Value,
+        input: ir.Value,  # noqa: A002 - the pattern's name
+        bias: ir.Value,
+        **_: object,
     ) -> pattern.MatchResult:
         result: pattern.MatchResult = super().check(op, gelu, input, bias)
         if not result:
