@@ -29,7 +29,7 @@ def attention_entries(
     config_length: int | None,
 ) -> list[AttentionEntry]:
     """One entry per attention site found, in graph order (unknown ones last)."""
-    length = understanding.analysis.inputs.sequence or config_length or DEFAULT_LENGTH
+    chosen = understanding.analysis.inputs.sequence or config_length
     stopped = next((refusal for refusal in report.record("pack").refused), None)
     general = (
         "removing padding was not asked for"
@@ -39,6 +39,7 @@ def attention_entries(
     entries = []
     for site in understanding.sites:
         mask = masks[site.output]
+        length = chosen or max(DEFAULT_LENGTH, 0 if mask.spec is None else 8 * mask.spec.largest_constant)
         dtype = site.query.value.dtype
         entry = AttentionEntry(
             node=site.name,

@@ -45,6 +45,8 @@ class MaskBook:
         refused = next((found for found in explained if found.spec is None), None)
         if refused is not None:
             return SiteMask(None, f"its mask is not understood: {refused.reason}", proved=False)
+        if any(found.bias is not None and found.spec != MaskSpec() for found in explained):
+            return SiteMask(None, "a mask and a bias are added as one value, which cannot be taken apart", proved=False)
         specs = [found.spec for found in explained if found.spec is not None]
         spec = MaskSpec(causal=site.causal)
         for found in specs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -34,6 +35,7 @@ BY_DISTANCE = (*WITHOUT_PADDING, Causal, Window)
 BY_BLOCK = (*WITHOUT_PADDING, BlockBand, BigBird)
 
 
+@functools.lru_cache(maxsize=64)
 def kept_pairs(expression: Term, length: int) -> int:
     """Visible pairs of one document of `length` tokens without padding."""
     terms = list(leaves(expression))

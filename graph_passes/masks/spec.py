@@ -24,6 +24,7 @@ from raggedrt.graph_passes.masks.algebra import (
 from raggedrt.graph_passes.masks.analytic import AnalyticMask, analytic_form
 from raggedrt.graph_passes.masks.density import kept_pairs
 from raggedrt.graph_passes.masks.pairs import OWN, PADDED, BoolArray, Pairs
+from raggedrt.graph_passes.masks.rules import Clauses, clauses_of
 
 EVERYTHING = Everything()
 
@@ -140,6 +141,17 @@ class MaskSpec:
     def analytic(self) -> AnalyticMask | None:
         """The mask as attributes of `RaggedAttention`; None where it needs tiles."""
         return analytic_form(self.pattern, causal=self.causal)
+
+    def clauses(self) -> Clauses | None:
+        """Causality and pattern as rules of the BlockMask op; None where they have none."""
+        return clauses_of(expressions.all_terms(*([Causal()] if self.causal else []), self.pattern))
+
+    @property
+    def largest_constant(self) -> int:
+        """The largest number in the pattern: below a few times this length, a mask shows too little of itself."""
+        fields = (value for term in expressions.leaves(self.pattern) for value in vars(term).values())
+        flat = (item for value in fields for item in (value if isinstance(value, tuple) else (value,)))
+        return max((item for item in flat if isinstance(item, int)), default=0)
 
     def describe(self) -> str:
         """The mask in words."""

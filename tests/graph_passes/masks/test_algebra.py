@@ -18,6 +18,7 @@ from raggedrt.graph_passes.masks.block_list import BlockList
 from raggedrt.graph_passes.masks.density import kept_pairs
 from raggedrt.graph_passes.masks.expressions import all_terms, any_term, from_json, to_json
 from raggedrt.graph_passes.masks.short_spec import parse_expression, parse_mask
+from raggedrt.plugins.contract.mask_rules import visible
 from raggedrt.plugins.ops.ragged_attention.reference import reference
 
 pytestmark = pytest.mark.none
@@ -81,6 +82,18 @@ def test_analytic_masks_are_what_the_op_makes_of_them(expression: Term, seed: in
     weights = reference(inputs, {"num_heads": 1, **analytic.attributes()})["output"]
     expected = MaskSpec.of_expression(expression).visible_at(positions, positions, 20)
     assert (weights > 0).tolist() == expected.tolist()
+
+
+@quick
+@given(expressions(CONTENT_FREE), st.integers(1, 16))
+def test_rules_show_the_same_pairs(expression: Term, length: int) -> None:
+    spec = MaskSpec.of_expression(expression)
+    clauses = spec.clauses()
+    if clauses is None:
+        return
+    size = range(length)
+    shown = [[visible(clauses, query, key, length) for key in size] for query in size]
+    assert shown == spec.visible_at(size, size, length).tolist()
 
 
 def test_canonical_specs_drop_what_is_idle() -> None:
