@@ -26,6 +26,9 @@ class Term(Protocol):
     def words(self) -> str:
         """In prose."""
 
+    def __hash__(self) -> int:
+        """Terms are values."""
+
     def holds(self, pairs: Pairs) -> BoolArray:
         """Whether each pair is visible; broadcasts to the shape of the pairs."""
 

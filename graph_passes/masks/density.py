@@ -17,6 +17,7 @@ from raggedrt.graph_passes.masks.algebra import (
     GlobalTokens,
     KeyPadding,
     Or,
+    Prefix,
     QueryPadding,
     SameSegment,
     Term,
@@ -32,6 +33,7 @@ CHUNK = 2**22
 WITHOUT_PADDING = (Everything, KeyPadding, QueryPadding, Bias, SameSegment)
 """Terms that hold everywhere in one document without padding."""
 BY_DISTANCE = (*WITHOUT_PADDING, Causal, Window)
+BY_SEGMENT = (*BY_DISTANCE, GlobalTokens, BlockBand, Prefix)
 BY_BLOCK = (*WITHOUT_PADDING, BlockBand, BigBird)
 
 
@@ -43,6 +45,8 @@ def kept_pairs(expression: Term, length: int) -> int:
         return _by_distance_and_globals(expression, length)
     if all(isinstance(term, BY_BLOCK) for term in terms):
         return _by_block(expression, length, math.gcd(*(t.block for t in terms if isinstance(t, BlockBand | BigBird))))
+    if all(isinstance(term, BY_SEGMENT) and getattr(term, "dilation", 1) == 1 for term in terms):
+        return _by_segment(expression, terms, length)
     slots = np.arange(length, dtype=np.int64)
     return _count(expression, slots, slots, length)
 
@@ -89,6 +93,37 @@ def _without(expression: Term, kind: type[GlobalTokens]) -> Term:
     if isinstance(expression, And | Or):
         return dataclasses.replace(expression, operands=tuple(_without(o, kind) for o in expression.operands))
     return Or(()) if isinstance(expression, kind) else expression
+
+
+def _by_segment(expression: Term, terms: list[Term], length: int) -> int:
+    """Along each row between the keys at which a term may change: one key stands for its segment."""
+    total, changes = 0, 2 + sum(2 * len(getattr(term, "positions", (0,))) for term in terms)
+    for first in range(0, length, step := max(1, CHUNK // changes)):
+        query = np.arange(first, min(first + step, length), dtype=np.int64)
+        edges = [np.zeros_like(query), np.full_like(query, length)]
+        for term in terms:
+            edges += [np.clip(edge + 0 * query, 0, length) for edge in _edges(term, query)]
+        starts = np.sort(np.stack(edges, axis=1), axis=1)  # [Q, X]
+        shown = _holds(expression, query[:, None], np.minimum(starts[:, :-1], length - 1), length)
+        total += int((shown * np.diff(starts, axis=1)).sum())
+    return total
+
+
+def _edges(term: Term, query: IntArray) -> list[IntArray]:
+    """Keys at which a term begins or ceases to hold, for each query; beyond the row where it does not."""
+    beyond = np.iinfo(np.int32).max
+    if isinstance(term, Causal):
+        return [query + 1]
+    if isinstance(term, Window):
+        return [query - term.left, query + term.right + 1 if term.right >= 0 else query + beyond]
+    if isinstance(term, BlockBand):
+        block = query // term.block
+        return [(block - term.left) * term.block, (block + term.right + 1) * term.block]
+    if isinstance(term, Prefix):
+        return [np.asarray(term.size)]
+    if isinstance(term, GlobalTokens):
+        return [np.asarray(edge) for position in term.positions for edge in (position, position + 1)]
+    return []
 
 
 def _by_block(expression: Term, length: int, block: int) -> int:

@@ -111,6 +111,8 @@ def test_large_densities_have_closed_forms() -> None:
     assert MaskSpec(pattern=Window(256, 256)).density(length) == pytest.approx(513 / length, rel=1e-3)
     both = any_term(Window(256, 256), GlobalTokens((0, length - 1)))
     assert MaskSpec(pattern=both).density(length) == pytest.approx(517 / length, rel=1e-3)
+    chunks = MaskSpec(causal=True, pattern=BlockBand(64, 0, -1))
+    assert chunks.density(length) == pytest.approx(65 / 2 / length)
     assert MaskSpec(pattern=BigBird()).density(4096) == pytest.approx(0.15, abs=0.01)
 
 
