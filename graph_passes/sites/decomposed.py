@@ -46,6 +46,8 @@ _SCORE_OPS = (
     "Transpose",
 )
 _MAX_DEPTH = 12
+SMALLEST_FACTOR = 1 / 32
+"""Least factor on masked scores: the scale of heads of size 1024, with which -10000 still hides."""
 EAGER, SDPA = "MatMul-Softmax-MatMul", "decomposed scaled_dot_product_attention"
 
 
@@ -139,6 +141,8 @@ def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
         return None
     multiply = _walk_back(source, scores, form)
     query, key = (_unscaled(value, scores) for value in multiply.inputs[:2])
+    if scores.scale == 0.0:
+        raise NotThisForm(form, "the scores are multiplied by zero")  # zero would ask the op for its default
     value = product.inputs[1]
     if value is None:
         return None
@@ -190,19 +194,27 @@ def _step(node: ir.Node, scores: _Scores, form: str) -> ir.Value | None:
     if node.op_type == "Add" and not scores.softcap:  # what is added before the cap is no mask
         for term, other in ((second, first), (first, second)):
             if term is not None and _leads_to_product(other) and not (_leads_to_product(term) and term is second):
+                _require_hiding(scores.scale, form)
                 scores.masks.append(MaskTerm(term, Polarity.ADDITIVE, factor=scores.scale))
                 return other
-    if node.op_type == "Where":
-        return _step_where(node, scores)
+    if node.op_type == "Where" and not scores.softcap:
+        return _step_where(node, scores, form)
     if node.op_type == "Tanh":
         return _step_tanh(node, scores)
     return None
 
 
-def _step_where(node: ir.Node, scores: _Scores) -> ir.Value | None:
+def _require_hiding(factor: float, form: str) -> None:
+    """Scores multiplied after masking show hidden keys again where the factor is small (or negative)."""
+    if factor < SMALLEST_FACTOR:
+        raise NotThisForm(form, f"the scores are multiplied by {factor:g} after the mask, which may undo it")
+
+
+def _step_where(node: ir.Node, scores: _Scores, form: str) -> ir.Value | None:
     found = hidden_by_where(node)
     if found is None:
         return None
+    _require_hiding(scores.scale, form)
     scores.masks.append(found[0])
     return found[1]
 

@@ -146,8 +146,33 @@ def _einsum(g: Attended) -> ir.Value:
     return op.Einsum(op.Softmax(scores, axis=-1), heads, equation="bnqk,bnkh->bnqh")
 
 
+def _scaled_after_mask(factor: float) -> Build:
+    def build(g: Attended) -> ir.Value:
+        heads, op = g.heads(g.x), g.op
+        scores = op.Add(op.MatMul(heads, op.Transpose(heads, perm=[0, 1, 3, 2])), g.additive())
+        return op.MatMul(op.Softmax(op.Mul(scores, g.number(factor)), axis=-1), heads)
+
+    return build
+
+
+def _capped_after_mask(g: Attended) -> ir.Value:
+    """The cap brings hidden keys back to -5."""
+    heads, op = g.heads(g.x), g.op
+    keep = op.Unsqueeze(g.keep, g.ints([1, 2]))
+    scores = op.Where(keep, op.MatMul(heads, op.Transpose(heads, perm=[0, 1, 3, 2])), g.number(-1e9))
+    return op.MatMul(op.Softmax(op.Mul(op.Tanh(scores), g.number(5.0)), axis=-1), heads)
+
+
+def test_a_usual_scale_after_the_mask() -> None:
+    assert _sites_of(_scaled_after_mask(0.125)).sites[-1].scale == 0.125
+
+
 UNKNOWN: dict[str, tuple[Build, str]] = {
     "weights used twice": (_shared_weights, "used for something else"),
+    "masks undone by a small factor": (_scaled_after_mask(1e-4), "multiplied by 0.0001 after the mask"),
+    "masks turned round": (_scaled_after_mask(-1.0), "multiplied by -1 after the mask"),
+    "masks undone by a cap": (_capped_after_mask, "scores pass through Where"),
+    "no scores at all": (lambda g: _attention(g, scale=0.0), "multiplied by zero"),
     "weights changed": (
         lambda g: _attention(g, weights=lambda w: g.op.Mul(w, g.number(2.0))), "weights pass through Mul"),
     "Einsum": (_einsum, "Einsum"),
