@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -24,11 +24,10 @@ def attention_entries(
     understanding: Understanding,
     masks: Mapping[ir.Value, SiteMask],
     report: RewriteReport,
-    *,
-    packed: bool,
+    lowered: Collection[ir.Node],
     config_length: int | None,
 ) -> list[AttentionEntry]:
-    """One entry per attention site found, in graph order (unknown ones last)."""
+    """One entry per attention site found, in graph order (unknown ones last); `lowered` are anchors of sites."""
     chosen = understanding.analysis.inputs.sequence or config_length
     stopped = next((refusal for refusal in report.record("pack").refused), None)
     general = (
@@ -52,14 +51,15 @@ def attention_entries(
             dtype=None if dtype is None else str(dtype.numpy()),
             density=None if mask.spec is None else mask.spec.density(length),
             density_at=None if mask.spec is None else length,
-            op="RaggedAttention" if packed else None,
-            reason=None if packed else (mask.reason or "; ".join(site.unsupported) or general),
+            op="RaggedAttention" if site.anchor in lowered else None,
+            reason=None if site.anchor in lowered else (mask.reason or "; ".join(site.unsupported) or general),
             proved=None if mask.spec is None else mask.proved,
         )
         entries.append(entry)
     entries += [
         AttentionEntry(node=site.name, form=site.form, reason=f"not a known form: {site.reason}")
         for site in understanding.unknown_sites
+        if site.anchor not in lowered
     ]
     return entries
 

@@ -12,6 +12,7 @@ import onnx_ir.passes.common as common_passes
 from raggedrt.errors import FeatureError, InputError
 from raggedrt.graph_passes.axes.rule import PackingRefused
 from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean
+from raggedrt.graph_passes.direct.lower import lower_directly
 from raggedrt.graph_passes.entries import attention_entries, io_roles, position_limit
 from raggedrt.graph_passes.fuse.ort_cpu import FUSIONS
 from raggedrt.graph_passes.graph_inputs import describe_inputs
@@ -79,7 +80,11 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     masks = _explain_masks(understanding, config, report)
     original_outputs = list(graph.outputs)
     packed = config.wants("pack") and _pack(graph, understanding, masks, config, report)
-    report.attention = attention_entries(understanding, masks, report, packed=packed, config_length=config.opt_length)
+    direct = set[ir.Node]()
+    if config.wants("sparse") and not packed:
+        direct = lower_directly(graph, CAPABILITIES[config.target], report.record("sparse"))
+    lowered = {site.anchor for site in understanding.sites} if packed else direct
+    report.attention = attention_entries(understanding, masks, report, lowered, config.opt_length)
     if packed:
         report.record("collapse_views").matched = collapse_views(model)
     report.position_limit = position_limit(understanding)
@@ -88,7 +93,7 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     report.inputs, report.outputs = io_roles(graph, understanding.analysis, original_outputs, ragged=ragged)
     finish(model)
     report.nodes_after = len(list(graph))
-    _require(config, report, packed=packed, fused=fused)
+    _require(config, report, packed=packed, direct=bool(direct), fused=fused)
     return report
 
 
@@ -193,7 +198,7 @@ def _fuse(model: ir.Model, config: RewriteConfig, report: RewriteReport) -> bool
     return record.matched > 0
 
 
-def _require(config: RewriteConfig, report: RewriteReport, *, packed: bool, fused: bool) -> None:
+def _require(config: RewriteConfig, report: RewriteReport, *, packed: bool, direct: bool, fused: bool) -> None:
     """Features that were asked for by name, and ragged I/O, are requirements; of "auto" one must apply."""
     if config.allow_partial:
         return
@@ -201,11 +206,11 @@ def _require(config: RewriteConfig, report: RewriteReport, *, packed: bool, fuse
         raise FeatureError(_explain_stop("Padding could not be removed", report))
     if not fused and "fuse" in config.required:
         raise FeatureError(_explain_stop("Nothing could be fused", report))
-    if "sparse" in config.required:
+    if not direct and "sparse" in config.required:
         raise FeatureError(
             _explain_stop("No mask was used outside packed tokens (sparse); nothing imposes one", report)
         )
-    if not packed and not fused:
+    if not packed and not direct and not fused:
         raise FeatureError(_explain_stop("No feature applies to this graph", report))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -117,7 +118,8 @@ def tile_operands(site_name: str, form: TileForm, region: PackedRegion) -> dict[
 
 
 def _node(form: TileForm, region: PackedRegion) -> dict[str, ir.Value]:
-    attributes = {"block_size": form.block_size, "rules": mask_rules.encode(form.clauses)}
+    rules = mask_rules.encode(form.clauses)
+    attributes: dict[str, int | Sequence[int]] = {"block_size": form.block_size, "rules": rules}
     node = region.tape.custom("BlockMask", {"max_seqlen": region.plan.max_seqlen}, attributes, stem="mask")
     names = ("tile_ptr", "tile_col", "tile_tag", "tile_bits")
     return dict(zip(names, node.outputs, strict=True))

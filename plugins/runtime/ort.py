@@ -14,6 +14,7 @@ from raggedrt.plugins.runtime.guard import check_bodies, check_library, warn_if_
 from raggedrt.plugins.runtime.library import library_info, op_library_path
 from raggedrt.plugins.runtime.model_input import AnyModel, ModelInput, model_input
 from raggedrt.plugins.runtime.ort_errors import LOAD_ERRORS, import_onnxruntime, translated
+from raggedrt.plugins.runtime.ort_values import session_class
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -126,7 +127,7 @@ def create_session(
             options.register_custom_ops_library(os.fspath(library))
             _registered[options].add(library)
         # ONNX Runtime's own fallback would hide a wrong provider option behind a session on the CPU.
-        session = runtime.InferenceSession(
+        session = session_class(runtime)(
             model.source,
             options,
             providers=list(providers),
