@@ -267,8 +267,7 @@ def _site(
         raise NotThisForm(form, "query, key and value are not laid out as [batch, heads, slots, head size]")
     if any(has((axes[1], axes[-1 if number == 2 else 2]), Kind.TOKEN) for axes, number in expected):
         raise NotThisForm(form, "heads or features of query, key or value hold slots")
-    for axes in (query_axes, key_axes, value_axes):
-        require_batch_first(axes, form)
+    require_batch_first(form, query_axes, key_axes, value_axes)
     heads = static_size(query_axes, 1, form, "number of heads")
     head_size = static_size(query_axes, 3, form, "head size")
     value_size = static_size(value_axes, 3, form, "value head size")

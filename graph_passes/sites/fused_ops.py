@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis, infer_node
+from raggedrt.graph_passes.axes.atoms import Axes
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
 from raggedrt.graph_passes.sites.mask_terms import split_terms
@@ -48,59 +50,89 @@ def _further_outputs(node: ir.Node) -> list[str]:
     return [f"{node.op_type} also yields '{output.name}', which is used" for output in used]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Projections:
+    """Query, key and value of a fused op, with their heads."""
+
+    query: Operand
+    key: Operand
+    value: Operand
+    heads: int
+    kv_heads: int
+    head_size: int
+    value_head_size: int
+
+
 def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
     """ONNX `Attention` (opset 23 and later), 4-D or 3-D, with bool or float mask."""
     form = "onnx.Attention"
     operands = [value for value in node.inputs[:3] if value is not None]
-    axes = [analysis.axes_of(value) for value in operands]
-    query_axes, value_axes = axes[0], axes[2]
-    if query_axes is None or axes[1] is None or value_axes is None:
+    axes = [own for own in (analysis.axes_of(value) for value in operands) if own is not None]
+    if len(axes) != 3:
         raise NotThisForm(form, "what the axes of query, key or value mean is not known")
-    for own in (query_axes, axes[1], value_axes):
-        require_batch_first(own, form)
-    if len(query_axes) == 4:
-        heads = static_size(query_axes, 1, form, "number of heads")
-        key, kv_heads = unrepeated(Operand(operands[1], BNSH), analysis)
-        value, value_heads = unrepeated(Operand(operands[2], BNSH), analysis)
-        if kv_heads != value_heads:
-            key, value = Operand(operands[1], BNSH), Operand(operands[2], BNSH)
-            kv_heads = static_size(axes[1], 1, form, "number of key heads")
-        head_size = static_size(query_axes, 3, form, "head size")
-        value_size = static_size(value_axes, 3, form, "value head size")
-        layout = BNSH
+    require_batch_first(form, *axes)
+    if len(axes[0]) == 4:
+        projections = _with_head_axis(form, operands, axes, analysis)
     else:
         heads, kv_heads = int_attribute(node, "q_num_heads", 0), int_attribute(node, "kv_num_heads", 0)
         if not heads or not kv_heads:
             raise NotThisForm(form, "3-D operands need q_num_heads and kv_num_heads")
-        key, value = Operand(operands[1], BSNH_FLAT), Operand(operands[2], BSNH_FLAT)
-        head_size = static_size(query_axes, 2, form, "hidden size") // heads
-        value_size = static_size(value_axes, 2, form, "value hidden size") // kv_heads
-        layout = BSNH_FLAT
+        sizes = [static_size(own, 2, form, "hidden size") for own in axes]
+        flat = [Operand(value, BSNH_FLAT) for value in operands]
+        projections = _Projections(*flat, heads, kv_heads, sizes[0] // heads, sizes[2] // kv_heads)
     mask = _input(node, 3)
     polarity = Polarity.BOOL_KEEP if mask is not None and mask.dtype is ir.DataType.BOOL else Polarity.ADDITIVE
-    unsupported = _refused_inputs(node, {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"}) + _further_outputs(
-        node
+    unsupported = _refused_inputs(node, {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"})
+    windows = [name for name in ("left_window_size", "right_window_size") if int_attribute(node, name, -1) >= 0]
+    unsupported += [f"{form} has {name}" for name in windows]
+    return _site(
+        node,
+        form,
+        projections,
+        [] if mask is None else [MaskTerm(mask, polarity)],
+        unsupported,
+        causal=bool(int_attribute(node, "is_causal", 0)),
     )
-    unsupported += [
-        f"{form} has {name}" for name in ("left_window_size", "right_window_size") if name in node.attributes
-    ]
+
+
+def _with_head_axis(form: str, operands: list[ir.Value], axes: list[Axes], analysis: AxisAnalysis) -> _Projections:
+    """Operands [B, N, S, H], repetition of key/value heads undone."""
+    key, kv_heads = unrepeated(Operand(operands[1], BNSH), analysis)
+    value, value_heads = unrepeated(Operand(operands[2], BNSH), analysis)
+    if kv_heads != value_heads:
+        key, value = Operand(operands[1], BNSH), Operand(operands[2], BNSH)
+        kv_heads = static_size(axes[1], 1, form, "number of key heads")
+    heads = static_size(axes[0], 1, form, "number of heads")
+    sizes = [static_size(own, 3, form, "head size") for own in (axes[0], axes[2])]
+    return _Projections(Operand(operands[0], BNSH), key, value, heads, kv_heads, *sizes)
+
+
+def _site(
+    node: ir.Node,
+    form: str,
+    projections: _Projections,
+    masks: list[MaskTerm],
+    unsupported: list[str],
+    *,
+    causal: bool,
+) -> AttentionSite:
     return AttentionSite(
         anchor=node,
         form=form,
-        query=Operand(operands[0], layout),
-        key=key,
-        value=value,
+        query=projections.query,
+        key=projections.key,
+        value=projections.value,
         output=node.outputs[0],
-        output_layout=layout,
-        num_heads=heads,
-        kv_num_heads=kv_heads,
-        head_size=head_size,
-        value_head_size=value_size,
-        scale=_float(node, "scale", 0.0) or 1.0 / math.sqrt(head_size),
+        output_layout=projections.query.layout,
+        num_heads=projections.heads,
+        kv_num_heads=projections.kv_heads,
+        head_size=projections.head_size,
+        value_head_size=projections.value_head_size,
+        scale=_float(node, "scale", 0.0) or 1.0 / math.sqrt(projections.head_size),
         softcap=_float(node, "softcap", 0.0),
-        masks=[] if mask is None else split_terms([MaskTerm(mask, polarity)]),
-        causal=bool(int_attribute(node, "is_causal", 0)),
-        unsupported=unsupported,
+        masks=split_terms(masks),
+        causal=causal,
+        unsupported=unsupported + _further_outputs(node),
     )
 
 
@@ -155,25 +187,9 @@ def _contrib_site(
 ) -> AttentionSite:
     if not heads or widths[0] != widths[1] or any(width % heads for width in widths):
         raise NotThisForm(form, f"hidden sizes {widths} do not divide into {heads} heads")
-    head_size = widths[0] // heads
-    query, key, value = (Operand(item, BSNH_FLAT) for item in values)
-    return AttentionSite(
-        anchor=node,
-        form=form,
-        query=query,
-        key=key,
-        value=value,
-        output=node.outputs[0],
-        output_layout=BSNH_FLAT,
-        num_heads=heads,
-        kv_num_heads=heads,
-        head_size=head_size,
-        value_head_size=widths[2] // heads,
-        scale=_float(node, "scale", 0.0) or 1.0 / math.sqrt(head_size),
-        masks=split_terms(masks),
-        causal=bool(int_attribute(node, "unidirectional", 0)),
-        unsupported=unsupported + _further_outputs(node),
-    )
+    flat = [Operand(item, BSNH_FLAT) for item in values]
+    projections = _Projections(*flat, heads, heads, widths[0] // heads, widths[2] // heads)
+    return _site(node, form, projections, masks, unsupported, causal=bool(int_attribute(node, "unidirectional", 0)))
 
 
 def _contrib_masks(

@@ -110,9 +110,9 @@ class NotThisForm(Exception):  # noqa: N818 - a signal within `sites`, never an 
         self.reason = reason
 
 
-def require_batch_first(axes: Axes, form: str) -> None:
+def require_batch_first(form: str, *operands: Axes) -> None:
     """Refuse layouts such as [heads, batch, slots, head size], which lengths alone do not tell apart."""
-    if not has(axes[:1], Kind.BATCH) or has(axes[1:], Kind.BATCH):
+    if any(not has(axes[:1], Kind.BATCH) or has(axes[1:], Kind.BATCH) for axes in operands):
         raise NotThisForm(form, "query, key and value do not begin with the batch axis")
 
 
