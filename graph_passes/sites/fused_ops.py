@@ -78,8 +78,8 @@ def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
         if not heads or not kv_heads:
             raise NotThisForm(form, "3-D operands need q_num_heads and kv_num_heads")
         sizes = [static_size(own, 2, form, "hidden size") for own in axes]
-        flat = [Operand(value, BSNH_FLAT) for value in operands]
-        projections = _Projections(*flat, heads, kv_heads, sizes[0] // heads, sizes[2] // kv_heads)
+        query, key, value = (Operand(value, BSNH_FLAT) for value in operands)
+        projections = _Projections(query, key, value, heads, kv_heads, sizes[0] // heads, sizes[2] // kv_heads)
     mask = _input(node, 3)
     polarity = Polarity.BOOL_KEEP if mask is not None and mask.dtype is ir.DataType.BOOL else Polarity.ADDITIVE
     unsupported = _refused_inputs(node, {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"})
@@ -187,8 +187,8 @@ def _contrib_site(
 ) -> AttentionSite:
     if not heads or widths[0] != widths[1] or any(width % heads for width in widths):
         raise NotThisForm(form, f"hidden sizes {widths} do not divide into {heads} heads")
-    flat = [Operand(item, BSNH_FLAT) for item in values]
-    projections = _Projections(*flat, heads, heads, widths[0] // heads, widths[2] // heads)
+    query, key, value = (Operand(item, BSNH_FLAT) for item in values)
+    projections = _Projections(query, key, value, heads, heads, widths[0] // heads, widths[2] // heads)
     return _site(node, form, projections, masks, unsupported, causal=bool(int_attribute(node, "unidirectional", 0)))
 
 

@@ -34,7 +34,7 @@ def session_class(runtime: Any) -> type[onnxruntime.InferenceSession]:
     """`InferenceSession` whose `run` also takes and gives `ml_dtypes.bfloat16` arrays, where the model has any."""
     base: type[onnxruntime.InferenceSession] = runtime.InferenceSession
 
-    class InferenceSession(base):  # type: ignore[misc,valid-type]
+    class InferenceSession(base):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             tensors = [*self.get_inputs(), *self.get_outputs()]
