@@ -69,6 +69,11 @@ def why_not_lowered(site: AttentionSite, mask: SiteMask, capability: Capability,
         return mask.reason
     if not mask.spec.padding and not ragged:
         return "its mask does not hide padded keys, so valid tokens read padded slots, which packing removes"
+    if not mask.spec.shows_itself:
+        return (
+            f"a token does not always see itself ({mask.spec.describe()}), so where the keys it sees are padding it "
+            "sees nothing, which the original leaves to chance"
+        )
     return _why_not_served(site, mask.spec, mask.biases, capability)
 
 

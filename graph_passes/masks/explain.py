@@ -69,8 +69,8 @@ def explain_mask(
     try:
         graph = extract_mask(mask)
         formula = _formula(graph, polarity, axes, inputs)
-        read = None if formula is None else read_spec(formula, inputs.sequence)
-        if formula is not None and read is None and inputs.sequence is None:  # its values could only say less
+        read, decided = (None, False) if formula is None else read_spec(formula, inputs.sequence)
+        if formula is not None and read is None and decided and inputs.sequence is None:  # its values say only less
             return MaskExplanation(None, describe_formula(formula, None), formula=str(formula))
         probed = probe_mask(graph, polarity, axes, inputs, opset_of(mask))
     except MaskRefused as refusal:
@@ -116,14 +116,20 @@ def _formula(graph: MaskGraph, polarity: Polarity, axes: MaskAxes, inputs: Graph
     return None
 
 
-def read_spec(formula: Formula, sequence: int | None) -> MaskSpec | None:
-    """The simplest spec that is shown to mean what the formula says."""
+def read_spec(formula: Formula, sequence: int | None) -> tuple[MaskSpec | None, bool]:
+    """The simplest spec that is shown to mean what the formula says, and whether all others are shown not to."""
+    decided = True
     try:
-        sight = sight_of_formula(formula, sequence)
-        return next((s for s in fitted_specs(sight) if _provable(s) and same_meaning(formula, s, sequence)), None)
-    except (Unreadable, Undecided) as stop:
+        for spec in filter(_provable, fitted_specs(sight_of_formula(formula, sequence))):
+            try:
+                if same_meaning(formula, spec, sequence):
+                    return spec, True
+            except Undecided as stop:
+                logger.debug("%s is not compared with %s: %s", spec, formula, stop)
+                decided = False
+    except Unreadable as stop:
         logger.debug("no spec is compared with %s: %s", formula, stop)
-        return None
+    return None, decided
 
 
 def _proved_at_length(formula: Formula, spec: MaskSpec, sequence: int | None) -> bool | None:

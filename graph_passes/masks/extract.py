@@ -15,6 +15,12 @@ MAX_INITIALIZER_BYTES = 64 * 2**20
 MAX_LISTED_CONSTANTS = 64
 """Longest constant array whose elements are read as thresholds (longer ones are tables)."""
 
+AXES_INPUTS = frozenset(
+    {("Slice", 3)}
+    | {(op, 1) for op in ("Unsqueeze", "Squeeze", "CumSum", "ReduceSum", "ReduceMin", "ReduceMax", "ReduceMean")}
+)
+"""Inputs (op type, place) that name axes: numbers that compare with no slot."""
+
 REFUSED_OPS = {
     "Attention": "it contains another attention",
     "MultiHeadAttention": "it contains another attention",
@@ -55,10 +61,21 @@ class MaskGraph:
     initializers: tuple[ir.Value, ...]
 
     def constants(self) -> tuple[ir.TensorProtocol, ...]:
-        """Every small constant array of the sub-graph, from initializers and Constant nodes."""
+        """Every small constant array of the sub-graph, from initializers and Constant nodes, but for lists of axes."""
+        axes = self._axes()
         values = [*self.initializers, *(out for node in self.nodes for out in node.outputs)]
-        tensors = (ir.convenience.get_const_tensor(value) for value in values)
+        tensors = (ir.convenience.get_const_tensor(value) for value in values if id(value) not in axes)
         return tuple(t for t in tensors if t is not None and t.size <= MAX_LISTED_CONSTANTS)
+
+    def _axes(self) -> set[int]:
+        """Values (by id) that are read as axes and as nothing else."""
+        as_axes: set[int] = set()
+        otherwise: set[int] = {id(self.output)}
+        for node in self.nodes:
+            for place, value in enumerate(node.inputs):
+                if value is not None:
+                    (as_axes if (node.op_type, place) in AXES_INPUTS else otherwise).add(id(value))
+        return as_axes - otherwise
 
     def numbers(self) -> frozenset[int]:
         """Integers among the constants.

@@ -29,6 +29,8 @@ from raggedrt.graph_passes.masks.poly import Poly
 from raggedrt.graph_passes.masks.prove import divisors_of, over_slots, values_at
 from raggedrt.graph_passes.masks.spec import UNDERSTOOD, MaskSpec
 
+ROWS = 3
+"""Ordinary rows at either end that are looked at."""
 UNKNOWN = 2
 """Neither visible nor hidden: not seen."""
 MAX_LEAD = 4096
@@ -132,8 +134,8 @@ def _patterns(sight: Sight) -> Iterator[Term]:
         yield any_term(Causal(), Prefix(first_hidden))
         for local in _local(sight, set(range(first_hidden)), causal):
             yield any_term(local, Prefix(first_hidden))
-    seen = (columns | (slots < special[:, None])).all(axis=1) if causal else columns.all(axis=1)
-    sees = (rows | (slots > special[:, None])).all(axis=1) if causal else rows.all(axis=1)
+    seen: BoolArray = np.asarray((columns | (slots < special[:, None]) if causal else columns).all(axis=1))
+    sees: BoolArray = np.asarray((rows | (slots > special[:, None]) if causal else rows).all(axis=1))
     everywhere = GlobalTokens(tuple(special[seen & sees].tolist()))
     globals_: list[Term] = [everywhere]
     if not bool((seen == sees).all()) or causal:
@@ -143,8 +145,10 @@ def _patterns(sight: Sight) -> Iterator[Term]:
         for local in _local(sight, set(_positions(found)), causal):
             yield all_terms(base, any_term(local, found))
     for stride in sight.divisors:
-        for offset in np.flatnonzero(tail[0, : min(stride, length)]).tolist():
+        for offset in np.flatnonzero(seen[:stride]).tolist():
             yield all_terms(base, Strided(stride, offset))
+            for local in _local(sight, set(range(offset, length, stride)), causal):
+                yield all_terms(base, any_term(local, Strided(stride, offset)))
 
 
 def _sided(positions: list[int], *, rows: bool) -> Term:
@@ -159,21 +163,27 @@ def _positions(term: Term) -> tuple[int, ...]:
 
 
 def _local(sight: Sight, special: set[int], causal: bool) -> Iterator[Term]:
-    """Windows and bands of blocks that show what the first and the last ordinary row show of ordinary keys."""
+    """Windows and bands of blocks that show what the first and the last ordinary rows show of ordinary keys."""
     ordinary = np.setdiff1d(np.arange(sight.length), np.fromiter(special, dtype=np.int64))
     if len(ordinary) < 2:
         return
-    first, last = int(ordinary[0]), int(ordinary[-1])
-    rows = sight.rows([first, last])
-    ahead = ordinary[ordinary >= first]
+    chosen = np.unique(np.concatenate([ordinary[:ROWS], ordinary[-ROWS:]]))
     shown = np.full(2 * sight.length + 1, UNKNOWN)  # by key - query
-    shown[sight.length + ahead - first] = rows[0, ahead]
-    shown[sight.length + ordinary - last] = rows[1, ordinary]
+    for query, row in zip(chosen.tolist(), sight.rows(chosen.tolist()), strict=True):
+        shown[sight.length + ordinary - query] = row[ordinary]
     if causal:
         shown[sight.length + 1 :] = UNKNOWN
     window = _window(shown, sight.length)
     if window is not None:
         yield window
+    for stride in sight.divisors:
+        multiples = np.arange(sight.length % stride, len(shown), stride)
+        if bool((shown[multiples] != 0).all()):  # all multiples of a distance, and a window
+            others = shown.copy()
+            others[np.setdiff1d(multiples, [sight.length])] = UNKNOWN
+            window = _window(others, sight.length)
+            if window is not None:
+                yield any_term(Window(dilation=stride), window)
     for block in sight.divisors:
         band = _band(sight, ordinary, block, causal)
         if band is not None:

@@ -22,6 +22,7 @@ from raggedrt.graph_passes.masks.algebra import (
     Window,
 )
 from raggedrt.graph_passes.masks.analytic import AnalyticMask, analytic_form
+from raggedrt.graph_passes.masks.block_list import BlockList
 from raggedrt.graph_passes.masks.density import kept_pairs
 from raggedrt.graph_passes.masks.pairs import OWN, PADDED, BoolArray, Pairs
 from raggedrt.graph_passes.masks.rules import Clauses, clauses_of
@@ -145,6 +146,15 @@ class MaskSpec:
     def clauses(self) -> Clauses | None:
         """Causality and pattern as rules of the BlockMask op; None where they have none."""
         return clauses_of(expressions.all_terms(*([Causal()] if self.causal else []), self.pattern))
+
+    @property
+    def shows_itself(self) -> bool:
+        """Every token sees itself, so that whatever is padded it sees something."""
+        lists = [term.length for term in expressions.leaves(self.pattern) if isinstance(term, BlockList)]
+        slots = np.arange(min(lists, default=max(4096, 4 * self.largest_constant)), dtype=np.int64)
+        token = np.ones(1, dtype=np.bool_)
+        same = np.zeros(1, dtype=np.int64)
+        return bool(self.pattern.holds(Pairs(slots, slots, token, token, len(slots), same, same)).all())
 
     @property
     def largest_constant(self) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from helpers.mask_specs import CONTENT_FREE, expressions, sees
 from raggedrt.errors import InputError
 from raggedrt.graph_passes.masks import MaskSpec
-from raggedrt.graph_passes.masks.algebra import BlockBand, Causal, GlobalTokens, SameSegment, Term, Window
+from raggedrt.graph_passes.masks.algebra import BlockBand, Causal, GlobalTokens, SameSegment, Strided, Term, Window
 from raggedrt.graph_passes.masks.bigbird import BigBird
 from raggedrt.graph_passes.masks.block_list import BlockList
 from raggedrt.graph_passes.masks.density import kept_pairs
@@ -114,6 +114,22 @@ def test_large_densities_have_closed_forms() -> None:
     chunks = MaskSpec(causal=True, pattern=BlockBand(64, 0, -1))
     assert chunks.density(length) == pytest.approx(65 / 2 / length)
     assert MaskSpec(pattern=BigBird()).density(4096) == pytest.approx(0.15, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("term", "shown"),
+    [
+        (Window(3, 3, 2), True),
+        (any_term(Window(0, 0), Strided(4)), True),
+        (Strided(4), False),
+        (GlobalTokens((0,)), False),
+        (BigBird(), True),
+        (BlockList.of_matrix(np.eye(16, dtype=bool), 16), True),
+        (BlockList.of_matrix(~np.eye(16, dtype=bool), 16), False),
+    ],
+)
+def test_which_masks_always_show_a_token_itself(term: Term, shown: bool) -> None:
+    assert MaskSpec(pattern=term).shows_itself == shown
 
 
 def test_documents_are_given_at_run_time() -> None:

@@ -17,6 +17,7 @@ from raggedrt.graph_passes.masks.algebra import (
     KeyPadding,
     Prefix,
     QueryPadding,
+    Strided,
     Term,
     Window,
 )
@@ -124,6 +125,22 @@ PATTERNS: dict[str, tuple[Build, Term]] = {
         all_terms(Causal(), BlockBand(8, 1, -1)),
     ),
     "block band and a global block": (_block_global, any_term(BlockBand(8, 1, 1), GlobalTokens(tuple(range(8))))),
+    "summary columns": (
+        lambda g: g.op.Or(_band(3)(g), g.op.Equal(g.op.Mod(g.key, g.constant(8)), g.constant(7))),
+        any_term(Window(3, 3), Strided(8, 7)),
+    ),
+    "chunks and their last columns": (
+        lambda g: g.op.And(
+            g.causal(), g.op.Or(_block_band(8, 0)(g), g.op.Equal(g.op.Mod(g.key, g.constant(8)), g.constant(7)))
+        ),
+        all_terms(Causal(), any_term(BlockBand(8, 0, -1), Strided(8, 7))),
+    ),
+    "a window and a stride": (
+        lambda g: g.op.Or(
+            _band(4)(g), g.op.Equal(g.op.Mod(g.op.Sub(g.query, g.key), g.constant(8)), g.constant(0))
+        ),
+        any_term(Window(4, 4), Window(dilation=8)),
+    ),
     "prefix": (_prefix, any_term(Causal(), Prefix(6))),
 }  # fmt: skip
 
@@ -179,6 +196,29 @@ def test_windows_below_at_and_above_a_static_length(length: int, readable: bool)
     found = explain_mask(mask_of(build, batch=2, sequence=length), KEEP, inputs)
     assert found.spec == (MaskSpec(padding=True) if length <= 5 else MaskSpec(padding=True, pattern=Window(4, 4)))
     assert found.proved == readable
+
+
+def test_rows_of_a_window_opened_because_they_see_nothing() -> None:
+    """Older transformers: mask * ~(mask == lowest).all(-1)."""
+
+    def build(g: MaskGraph) -> ir.Value:
+        mask = g.additive(g.op.And(_band(4)(g), g.padding()))
+        hidden = g.op.Cast(g.op.Equal(mask, g.constant(LOWEST, np.float32)), to=ir.DataType.INT32)
+        nothing = g.op.Cast(g.op.ReduceMin(hidden, g.constant([-1]), keepdims=1), to=ir.DataType.BOOL)
+        return g.op.Mul(mask, g.op.Cast(g.op.Not(nothing), to=ir.DataType.FLOAT))
+
+    found = explain_mask(mask_of(build), ADD, INPUTS)
+    assert found.spec == MaskSpec(padding=True, unattended_rows_open=True, pattern=Window(4, 4))
+
+
+def test_blocks_too_large_to_prove_are_tested() -> None:
+    def build(g: MaskGraph) -> ir.Value:
+        blocks = [g.op.Div(slots, g.constant(512)) for slots in (g.query, g.key)]
+        return g.op.And(g.op.And(g.causal(), g.op.Equal(*blocks)), g.padding())
+
+    found = explain_mask(mask_of(build), KEEP, INPUTS)
+    assert found.spec == MaskSpec(padding=True, causal=True, pattern=BlockBand(512, 0, -1))
+    assert (found.proved, max(found.probed_lengths)) == (False, 1539)
 
 
 def test_a_window_too_large_to_probe_is_proved_by_its_formula() -> None:
