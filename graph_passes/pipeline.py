@@ -102,7 +102,9 @@ def _check(model: ir.Model, config: RewriteConfig) -> None:
         raise InputError(f"Unknown target '{config.target}'; the passes know {', '.join(CAPABILITIES)}.")
     if config.io not in ("padded", "ragged"):
         raise InputError(f"Unknown io '{config.io}'; expected padded or ragged.")
-    for feature in config.required if config.features != "auto" else ():
+    if isinstance(config.features, str) and config.features != "auto":
+        raise InputError(f"features is 'auto' or names in a tuple, not '{config.features}'.")
+    for feature in config.required:
         if feature not in FEATURES:
             raise InputError(f"Unknown feature '{feature}'; the features are {', '.join(FEATURES)}.")
     if any(node.domain == DOMAIN for node in model.graph):

@@ -82,6 +82,24 @@ class GatherElements:
         return source if source_axes is not None and len(source_axes) == 2 and not source_axes[0] else None
 
 
+class GatherND:
+    """A table look-up by index tuples. Reads of one slot per sequence are `packing/readers.py`'s."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        data, indices = (analysis.axes_of(value) for value in node.inputs[:2])
+        depth = axis_size(indices[-1]).static if indices else None
+        if data is None or not indices or depth is None:
+            return [None]
+        return [(*indices[:-1], *data[int_attribute(node, "batch_dims", 0) + depth :])]
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        data, indices = node.inputs[:2]
+        axes = require_axes(node, region.analysis.axes_of(data), "the table")
+        if data is None or indices is None or has(axes, Kind.TOKEN) or has(axes, Kind.BATCH):
+            raise PackingRefused(node, "GatherND takes tokens by computed indices")
+        return region.emit(node, [region.exact(data, node), region.packed(indices)])
+
+
 class Range:
     """Slots or rows enumerated: `Range(0, sequence)`."""
 

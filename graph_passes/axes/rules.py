@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.elementwise import Elementwise
 from raggedrt.graph_passes.axes.fused import FusedAttention, StandardAttention
-from raggedrt.graph_passes.axes.lookup import Expand, Gather, GatherElements, Range
+from raggedrt.graph_passes.axes.lookup import Expand, Gather, GatherElements, GatherND, Range
 from raggedrt.graph_passes.axes.products import Gemm, MatMul
 from raggedrt.graph_passes.axes.views import Flatten, Reshape, Squeeze, Transpose, Unsqueeze
 from raggedrt.graph_passes.axes.within import AlongAxis, Concat, Normalization, Reduction, Slice, Split
@@ -41,6 +41,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "Flatten"): Flatten(),
     ("", "Gather"): Gather(),
     ("", "GatherElements"): GatherElements(),
+    ("", "GatherND"): GatherND(),
     ("", "Gemm"): Gemm(),
     ("", "MatMul"): MatMul(),
     ("", "Range"): Range(),

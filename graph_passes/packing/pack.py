@@ -57,7 +57,7 @@ def pack(job: PackingJob) -> int:
         raise
     tape.join()
     builder.replace_inputs()
-    _replace_outputs(job.graph, outputs)
+    _replace_outputs(job.graph, outputs, keep_shapes=not job.ragged)
     job.graph.sort()
     common_passes.RemoveUnusedNodesPass()(ir.Model(job.graph, ir_version=10))
     return builder.lowered
@@ -228,8 +228,8 @@ class _Builder:
             self.inputs.install(self.job.graph)
 
 
-def _replace_outputs(graph: ir.Graph, new: list[ir.Value]) -> None:
-    """Outputs keep their names (and static dimensions where the original knew more)."""
+def _replace_outputs(graph: ir.Graph, new: list[ir.Value], *, keep_shapes: bool) -> None:
+    """Outputs keep their names, and with padded I/O the dimensions that the original states."""
     for number, value in enumerate(new):
         old = graph.outputs[number]
         if value is old:
@@ -243,4 +243,10 @@ def _replace_outputs(graph: ir.Graph, new: list[ir.Value]) -> None:
             value = copy.outputs[0]
         value.name = name
         value.type = value.type or old.type
+        if keep_shapes and old.shape is not None and all(_named(dim) for dim in old.shape):
+            value.shape = old.shape
         graph.outputs[number] = value
+
+
+def _named(dim: int | ir.SymbolicDim) -> bool:
+    return isinstance(dim, int) or dim.value is not None

@@ -123,6 +123,11 @@ def _elements(g: Attended) -> ir.Value:
     return g.op.GatherElements(g.y, g.op.ArgMax(g.y, axis=2, keepdims=1), axis=2)
 
 
+def _table_by_tuple(g: Attended) -> ir.Value:
+    """A table row per token, by an index of one element."""
+    return g.op.GatherND(g.weight(WIDTH, 5), g.op.ArgMax(g.y, axis=2, keepdims=1))
+
+
 def _skip(op_type: str, parameters: int) -> Build:
     def build(g: Attended) -> ir.Value:
         vectors = [g.weight(WIDTH) for _ in range(parameters)]
@@ -181,6 +186,7 @@ CASES: dict[tuple[str, str], Build] = {
     ("", "Flatten"): _flattened,
     ("", "Gather"): _embedding,
     ("", "GatherElements"): _elements,
+    ("", "GatherND"): _table_by_tuple,
     ("", "Gemm"): _gemm,
     ("", "IsInf"): lambda g: _as_float(g, g.op.IsInf(g.op.Div(g.number(1.0), g.op.Relu(g.y)))),
     ("", "IsNaN"): lambda g: _as_float(g, g.op.IsNaN(g.op.Sqrt(g.y))),
@@ -236,6 +242,8 @@ ALONG_TOKENS: dict[tuple[str, str], tuple[Build, str]] = {
     ("", "Gather"): (lambda g: g.op.Gather(g.y, g.ints([0, 2]), axis=1), "Gather reads padded slots"),
     ("", "GatherElements"): (
         lambda g: g.op.GatherElements(g.y, g.op.ArgMax(g.y, axis=2, keepdims=1), axis=1), "GatherElements"),
+    ("", "GatherND"): (
+        lambda g: g.op.GatherND(g.y, g.op.ArgMax(g.y, axis=2, keepdims=1), batch_dims=1), "GatherND takes tokens"),
     ("", "Gemm"): (
         lambda g: g.op.Gemm(g.op.Reshape(g.y, g.ints([-1, WIDTH])), g.op.Reshape(g.x, g.ints([-1, WIDTH])), transA=1),
         "Gemm"),
