@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.rule import PackingRefused
-from raggedrt.graph_passes.masks.algebra import (
-    And,
-    BlockBand,
-    Causal,
-    Everything,
-    GlobalTokens,
-    Or,
-    Prefix,
-    Strided,
-    Term,
-    Window,
-)
 from raggedrt.graph_passes.masks.block_list import FULL, BlockList
+from raggedrt.graph_passes.masks.rules import Clauses, clauses_of
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import Tape
 from raggedrt.plugins.contract import mask_rules
-from raggedrt.plugins.contract.mask_rules import UNBOUNDED, Rule
 
 DEFAULT_BLOCK = 64
 """Tile size of patterns that have no blocks of their own."""
@@ -35,15 +22,13 @@ TILE_MULTIPLE = 8
 MAX_RULES = 256
 """Most rules of one clause; a longer list of global tokens is no analytic mask any more."""
 
-Clauses = list[list[Rule]]
-
 
 @dataclasses.dataclass(frozen=True)
 class TileForm:
     """How a pattern becomes tiles: rules evaluated at run time, or a list made for one length."""
 
     block_size: int
-    clauses: tuple[tuple[Rule, ...], ...] = ()
+    clauses: Clauses = ()
     blocks: BlockList | None = None
 
 
@@ -52,58 +37,12 @@ def tile_form(spec: MaskSpec) -> TileForm | None:
     if isinstance(spec.pattern, BlockList):
         fits = spec.pattern.block % TILE_MULTIPLE == 0
         return TileForm(spec.pattern.block, blocks=spec.pattern) if fits else None
-    clauses = _clauses(spec.pattern)
+    clauses = clauses_of(spec.pattern)
     if clauses is None or any(not 0 < len(clause) <= MAX_RULES for clause in clauses):
         return None
     units = {rule.unit for clause in clauses for rule in clause if rule.unit > 1}
     tiles = [unit for unit in units if unit % TILE_MULTIPLE == 0 and unit <= 2 * DEFAULT_BLOCK]
-    return TileForm(max(tiles, default=DEFAULT_BLOCK), tuple(tuple(clause) for clause in clauses))
-
-
-def _clauses(term: Term) -> Clauses | None:
-    """A conjunction of disjunctions of rules, equal to the term."""
-    if isinstance(term, And | Or):
-        parts = [_clauses(operand) for operand in term.operands]
-        known = [part for part in parts if part is not None]
-        if len(known) != len(parts):
-            return None
-        if isinstance(term, And):
-            return [clause for part in known for clause in part]
-        # (a and b) or c is (a or c) and (b or c)
-        return [[rule for clause in choice for rule in clause] for choice in itertools.product(*known)]
-    rules = _rules(term)
-    return None if rules is None else [rules] if rules else []
-
-
-def _rules(term: Term) -> list[Rule] | None:
-    """The rules of which one must hold; an empty list: everything is visible."""
-    if isinstance(term, Everything):
-        return []
-    if isinstance(term, Causal):
-        return [mask_rules.causal()]
-    if isinstance(term, Window):
-        return [mask_rules.window(term.left, term.right, dilation=term.dilation)]
-    if isinstance(term, BlockBand):
-        return [mask_rules.window(term.left, term.right, unit=term.block)]
-    if isinstance(term, Prefix):
-        return [mask_rules.columns(0, term.size)]
-    if isinstance(term, Strided):
-        return [mask_rules.columns(term.offset, UNBOUNDED, step=term.stride)]
-    if isinstance(term, GlobalTokens):
-        sides = [side for side, wanted in ((mask_rules.rows, term.rows), (mask_rules.columns, term.columns)) if wanted]
-        return [side(begin, end) for side in sides for begin, end in _runs(term.positions)]
-    return None
-
-
-def _runs(positions: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Ascending positions as ranges [begin, end)."""
-    runs: list[tuple[int, int]] = []
-    for position in positions:
-        if runs and runs[-1][1] == position:
-            runs[-1] = (runs[-1][0], position + 1)
-        else:
-            runs.append((position, position + 1))
-    return runs
+    return TileForm(max(tiles, default=DEFAULT_BLOCK), clauses)
 
 
 def tile_operands(site_name: str, form: TileForm, region: PackedRegion) -> dict[str, ir.Value | None]:
