@@ -54,6 +54,7 @@ def attention_entries(
             op="RaggedAttention" if site.anchor in lowered else None,
             reason=None if site.anchor in lowered else (mask.reason or "; ".join(site.unsupported) or general),
             proved=None if mask.spec is None else mask.proved,
+            mask_spec=None if mask.spec is None else mask.spec.to_json(),
         )
         entries.append(entry)
     entries += [

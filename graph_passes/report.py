@@ -33,6 +33,7 @@ class AttentionEntry:
         node: the anchor node.
         form: the spelling it was found in.
         mask: the mask in words; None where it is not understood.
+        mask_spec: the mask as data (`MaskSpec.to_json`); None where it is not understood.
         bias: the bias in words; None where there is none.
         heads: query heads; `kv_heads`: key/value heads (None where not known).
         head_size: of query and key.
@@ -57,6 +58,7 @@ class AttentionEntry:
     op: str | None = None
     reason: str | None = None
     proved: bool | None = None
+    mask_spec: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass

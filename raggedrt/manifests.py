@@ -64,7 +64,7 @@ def draft_manifest(
     features: dict[str, int] = {}
     for node in model_facts(load_proto(model)).nodes:
         features[node.op_type] = features.get(node.op_type, 0) | (node.features or 0)
-    masks = dict.fromkeys((site.mask, site.proved) for site in report.attention if site.mask is not None)
+    masks = {(site.mask, site.proved): site.mask_spec for site in report.attention if site.mask is not None}
     limits = [limit for limit in (resolved.position_limit, report.position_limit) if limit]
     return ManifestDraft(
         toolchain_version=__version__,
@@ -81,7 +81,7 @@ def draft_manifest(
         ),
         dtype=_float_type(report) if resolved.kind == "onnx" else dtype,
         op_features=features,
-        mask_specs=tuple({"mask": mask, "proved": proved} for mask, proved in masks),
+        mask_specs=tuple({"mask": mask, "proved": proved, "spec": spec} for (mask, proved), spec in masks.items()),
         position_limit=min(limits, default=None),
         mask_input=original.mask_input or "attention_mask",
         verification=verification_record(verified),

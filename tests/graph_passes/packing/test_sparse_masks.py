@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,7 @@ import pytest
 from helpers.encoder_graphs import EncoderSpec, build_encoder
 from helpers.encoder_runs import MASK, Rewritten, assert_same_padded, assert_same_ragged, padded_feed, rewritten
 from raggedrt.errors import FeatureError
+from raggedrt.graph_passes.masks import MaskSpec
 from raggedrt.plugins.contract.abi import Feature
 from raggedrt.plugins.contract.capability import CAPABILITIES
 
@@ -79,3 +81,10 @@ def test_a_kept_slot_must_be_a_global_token() -> None:
     model = build_encoder(spec)
     outputs = tuple(value.name or "" for value in model.graph.outputs)
     assert_same_padded(rewritten(model, features=("pack",)), padded_feed(spec), per_sequence=outputs)
+
+
+@pytest.mark.parametrize("mask", ["padding", *NEEDED])
+def test_reports_hold_the_mask_as_data(mask: str) -> None:
+    report = rewritten(build_encoder(EncoderSpec(mask=mask)), features=("pack",), allow_partial=True).report
+    entry = json.loads(json.dumps(report.to_json()))["attention"][0]
+    assert MaskSpec.from_json(entry["mask_spec"]).describe() == entry["mask"]
