@@ -10,6 +10,7 @@ from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 from raggedrt.graph_passes.axes.atoms import Kind, count, has
 from raggedrt.graph_passes.lowering import SiteMask
 from raggedrt.graph_passes.masks.inputs import GraphInputs
+from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.io import CU_SEQLENS, MAX_SEQLEN
 from raggedrt.graph_passes.packing.tape import TOKENS
 from raggedrt.graph_passes.report import AttentionEntry, RewriteReport
@@ -48,13 +49,18 @@ def attention_entries(
             heads=site.num_heads,
             kv_heads=site.kv_num_heads,
             head_size=site.head_size,
+            value_head_size=site.value_head_size,
             dtype=None if dtype is None else str(dtype.numpy()),
             density=None if mask.spec is None else mask.spec.density(length),
             density_at=None if mask.spec is None else length,
             op="RaggedAttention" if site.anchor in lowered else None,
-            reason=None if site.anchor in lowered else (mask.reason or "; ".join(site.unsupported) or general),
+            reason=None
+            if site.anchor in lowered
+            else (mask.kept or mask.reason or "; ".join(site.unsupported) or general),
             proved=None if mask.spec is None else mask.proved,
             mask_spec=None if mask.spec is None else mask.spec.to_json(),
+            sparsity=None if mask.imposed is None else imposed_text(mask.imposed),
+            original_density=None if mask.original is None else mask.original.density(length),
         )
         entries.append(entry)
     entries += [
@@ -63,6 +69,11 @@ def attention_entries(
         if site.anchor not in lowered
     ]
     return entries
+
+
+def imposed_text(spec: MaskSpec) -> str:
+    """An imposed spec as it is written on the command line."""
+    return f"{spec} of={spec.of}"
 
 
 def io_roles(

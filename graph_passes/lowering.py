@@ -12,6 +12,7 @@ from raggedrt.graph_passes.axes.rule import PackingRefused, packed_axis_number
 from raggedrt.graph_passes.biases import SiteBias, bias_operands, why_not_passed
 from raggedrt.graph_passes.masks.explain import MaskExplanation, explain_mask
 from raggedrt.graph_passes.masks.inputs import GraphInputs
+from raggedrt.graph_passes.masks.pairs import OWN, PADDED
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import TOKENS
@@ -24,12 +25,24 @@ from raggedrt.plugins.contract.op_definition import ElementType
 
 @dataclasses.dataclass(frozen=True)
 class SiteMask:
-    """What the terms of a site's mask say together."""
+    """What the terms of a site's mask say together, and what is imposed on it.
+
+    Attributes:
+        spec: the mask that applies; None where it is not understood, or cannot be what was asked for.
+        reason: why there is none.
+        proved: it was read symbolically, not only tested.
+        biases: what is added to the scores.
+        imposed: what the user and-ed with the site's own mask, which then is `original`.
+        kept: why the site is to be left alone although it could be lowered.
+    """
 
     spec: MaskSpec | None
     reason: str | None
     proved: bool
     biases: tuple[SiteBias, ...] = ()
+    imposed: MaskSpec | None = None
+    original: MaskSpec | None = None
+    kept: str | None = None
 
 
 class MaskBook:
@@ -63,13 +76,15 @@ class MaskBook:
 
 def why_not_lowered(site: AttentionSite, mask: SiteMask, capability: Capability, *, ragged: bool) -> str | None:
     """The reason why a site stays as it is, or None."""
+    if mask.kept is not None:
+        return mask.kept
     if site.unsupported:
         return "; ".join(site.unsupported)
     if mask.spec is None:
         return mask.reason
     if not mask.spec.padding and not ragged:
         return "its mask does not hide padded keys, so valid tokens read padded slots, which packing removes"
-    if not mask.spec.shows_itself:
+    if mask.imposed is None and not mask.spec.shows_itself:
         return (
             f"a token does not always see itself ({mask.spec.describe()}), so where the keys it sees are padding it "
             "sees nothing, which the original leaves to chance"
@@ -134,8 +149,9 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
     mask_inputs, mask_attributes, by_position = _mask_operands(site, spec, region)
     if plan.kept or by_position or biases:
         # A kept slot is a query without being a key, and distances and positions are those of the padded row; without
-        # either, packed order says all that causality needs.
-        inputs |= {"positions_q": plan.position, "positions_k": plan.key_position}
+        # either, packed order says all that causality and a mask of own tokens need.
+        places = plan.own_positions if spec.of == OWN else (plan.position, plan.key_position)
+        inputs |= dict(zip(("positions_q", "positions_k"), places, strict=True))
     inputs |= bias_operands(site, biases, region) | mask_inputs
     attributes: dict[str, int | float | Sequence[int]] = {
         "num_heads": site.num_heads,
@@ -163,12 +179,12 @@ def _mask_operands(
     """Inputs and attributes that make the mask, and whether it compares original positions."""
     analytic = spec.analytic()
     if analytic is not None:
-        return {}, dict(analytic.attributes()), analytic.compares_positions
+        return {}, dict(analytic.attributes()), analytic.compares_positions and spec.of == PADDED
     form = tile_form(spec)
     if form is None:
         raise PackingRefused(site.name, f"its mask has no form in tiles ({spec.describe()})")
     attributes: dict[str, int | Sequence[int]] = {"block_size": form.block_size, "causal": int(spec.causal)}
-    return tile_operands(site.name, form, region), attributes, True
+    return tile_operands(site.name, form, region), attributes, spec.of == PADDED
 
 
 def _rows(site: AttentionSite, operand: Operand, heads: int, head_size: int, region: PackedRegion) -> ir.Value:

@@ -16,9 +16,12 @@ from raggedrt.graph_passes.direct.lower import lower_directly
 from raggedrt.graph_passes.entries import attention_entries, io_roles, position_limit
 from raggedrt.graph_passes.fuse.ort_cpu import FUSIONS
 from raggedrt.graph_passes.graph_inputs import describe_inputs
+from raggedrt.graph_passes.impose import ModelLengths, SiteChoice, choices_by_site, impose
 from raggedrt.graph_passes.lowering import MaskBook, SiteMask, why_not_lowered
+from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.pack import PackingJob, pack
 from raggedrt.graph_passes.report import Refusal, RewriteReport
+from raggedrt.graph_passes.rotary import spell_out_rotary
 from raggedrt.graph_passes.sites.find import Understanding, understand
 from raggedrt.graph_passes.views import collapse_views
 from raggedrt.plugins.bodies import attach_function_bodies
@@ -31,6 +34,10 @@ FEATURES = ("pack", "sparse", "fuse")
 SMALLEST_OPSET, LARGEST_OPSET = 17, 26
 """Default-domain opsets that function bodies are generated for."""
 OPS_METADATA = "raggedrt.ops"
+NOT_ACCEPTED = (
+    "A sparsity that is imposed on a model hides keys that it was trained to see, so its outputs move. Pass "
+    "--accept-approximation (accept_approximation=True) if that is wanted; the report then says how far they move."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +51,9 @@ class RewriteConfig:
         allow_partial: a required feature that does not apply is reported, not raised.
         opt_length: length in tokens that densities are reported at; None derives one.
         mask_input: name of the padding mask; None: attention_mask or input_mask.
+        sparsity: mask that every attention site gets on top of its own; None: none.
+        plan: what each site gets instead, and which sites stay as they are; sites that are not named get `sparsity`.
+        accept_approximation: the result may compute something else than the original, where that was asked for.
     """
 
     features: str | tuple[str, ...] = "auto"
@@ -52,6 +62,14 @@ class RewriteConfig:
     allow_partial: bool = False
     opt_length: int | None = None
     mask_input: str | None = None
+    sparsity: MaskSpec | None = None
+    plan: tuple[SiteChoice, ...] = ()
+    accept_approximation: bool = False
+
+    @property
+    def imposes(self) -> bool:
+        """Whether a mask is imposed on any site."""
+        return self.sparsity is not None or any(choice.sparsity is not None for choice in self.plan)
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -76,13 +94,15 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
 
     clean(model)
     report.record("clean").matched = report.nodes_before - len(list(graph))
+    report.record("spell_out_rotary").matched = spell_out_rotary(graph)
     understanding = _understand(graph, config, report)
-    masks = _explain_masks(understanding, config, report)
+    masks = _impose(understanding, _explain_masks(understanding, config, report), config, report)
     original_outputs = list(graph.outputs)
-    packed = config.wants("pack") and _pack(graph, understanding, masks, config, report)
+    packed = (config.wants("pack") or config.imposes) and _pack(graph, understanding, masks, config, report)
     direct = set[ir.Node]()
     if config.wants("sparse") and not packed:
-        direct = lower_directly(graph, CAPABILITIES[config.target], report.record("sparse"))
+        kept = {site.anchor: masks[site.output].kept for site in understanding.sites}
+        direct = lower_directly(graph, CAPABILITIES[config.target], report.record("sparse"), kept)
     lowered = {site.anchor for site in understanding.sites} if packed else direct
     report.attention = attention_entries(understanding, masks, report, lowered, config.opt_length)
     if packed:
@@ -109,6 +129,8 @@ def _check(model: ir.Model, config: RewriteConfig) -> None:
             raise InputError(f"Unknown feature '{feature}'; the features are {', '.join(FEATURES)}.")
     if any(node.domain == DOMAIN for node in model.graph):
         raise InputError("The model holds raggedrt ops already; rewrite the original instead.")
+    if config.imposes and not config.accept_approximation:
+        raise InputError(NOT_ACCEPTED)
     opset = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx", 0))
     if not SMALLEST_OPSET <= opset <= LARGEST_OPSET:
         raise InputError(
@@ -139,6 +161,19 @@ def _explain_masks(
     book = MaskBook(understanding.analysis.inputs)
     masks = {site.output: book.of(site) for site in understanding.sites}
     report.record("explain_masks").matched = sum(mask.spec is not None for mask in masks.values())
+    return masks
+
+
+def _impose(
+    understanding: Understanding, masks: dict[ir.Value, SiteMask], config: RewriteConfig, report: RewriteReport
+) -> dict[ir.Value, SiteMask]:
+    if not config.imposes and not config.plan:
+        return masks
+    sites = understanding.sites
+    choices = choices_by_site(config.plan, sites, understanding.unknown_sites)
+    lengths = ModelLengths(understanding.analysis.inputs.sequence, position_limit(understanding), config.opt_length)
+    masks = impose(sites, masks, choices, config.sparsity, lengths, ragged=config.io == "ragged")
+    report.record("impose_sparsity").matched = sum(mask.imposed is not None for mask in masks.values())
     return masks
 
 
@@ -204,13 +239,15 @@ def _require(config: RewriteConfig, report: RewriteReport, *, packed: bool, dire
     """Features that were asked for by name, and ragged I/O, are requirements; of "auto" one must apply."""
     if config.allow_partial:
         return
+    if config.imposes and not packed:
+        raise FeatureError(_explain_stop("The sparsity could not be imposed", report))
     if not packed and ("pack" in config.required or config.io == "ragged"):
         raise FeatureError(_explain_stop("Padding could not be removed", report))
     if not fused and "fuse" in config.required:
         raise FeatureError(_explain_stop("Nothing could be fused", report))
-    if not direct and "sparse" in config.required:
+    if not direct and not config.imposes and "sparse" in config.required:
         raise FeatureError(
-            _explain_stop("No mask was used outside packed tokens (sparse); nothing imposes one", report)
+            _explain_stop("No mask was used outside packed tokens (sparse), and none is imposed", report)
         )
     if not packed and not direct and not fused:
         raise FeatureError(_explain_stop("No feature applies to this graph", report))

@@ -36,13 +36,15 @@ class AttentionEntry:
         mask_spec: the mask as data (`MaskSpec.to_json`); None where it is not understood.
         bias: the bias in words; None where there is none.
         heads: query heads; `kv_heads`: key/value heads (None where not known).
-        head_size: of query and key.
+        head_size: of query and key; `value_head_size`: of the value.
         dtype: element type of the query, a numpy name.
         density: kept share of the query-key pairs without padding; None where the mask is not understood.
         density_at: the length in tokens that the density is for.
         op: the op it was lowered to; None where it was left alone.
         reason: why it was left alone; None where it was lowered.
         proved: the mask was read symbolically, not only tested.
+        sparsity: the mask that was imposed on the site's own, as a short spec; `mask` and `density` include it.
+        original_density: density of the site's own mask where one was imposed.
     """
 
     node: str
@@ -59,6 +61,9 @@ class AttentionEntry:
     reason: str | None = None
     proved: bool | None = None
     mask_spec: dict[str, Any] | None = None
+    value_head_size: int | None = None
+    sparsity: str | None = None
+    original_density: float | None = None
 
 
 @dataclasses.dataclass
@@ -72,6 +77,7 @@ class RewriteReport:
         inputs: graph inputs with roles; `outputs`: graph outputs with roles.
         nodes_before: nodes of the main graph before; `nodes_after`: after.
         position_limit: longest sequence in tokens that tables in the graph allow; None: no limit was seen.
+        approximation: how far what was imposed moves the outputs; None where nothing was, or nothing was run.
         external_data_dir: folder that external tensors of the returned model are relative to.
     """
 
@@ -82,6 +88,7 @@ class RewriteReport:
     nodes_before: int = 0
     nodes_after: int = 0
     position_limit: int | None = None
+    approximation: dict[str, Any] | None = None
     external_data_dir: str | None = None
 
     @property

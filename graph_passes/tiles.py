@@ -9,7 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.rule import PackingRefused
+from raggedrt.graph_passes.masks.algebra import And, Or, Term
+from raggedrt.graph_passes.masks.bigbird import BigBird
 from raggedrt.graph_passes.masks.block_list import FULL, BlockList
+from raggedrt.graph_passes.masks.expressions import all_terms, any_term
+from raggedrt.graph_passes.masks.pairs import OWN
 from raggedrt.graph_passes.masks.rules import Clauses, clauses_of
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.region import PackedRegion
@@ -25,11 +29,21 @@ MAX_RULES = 256
 
 @dataclasses.dataclass(frozen=True)
 class TileForm:
-    """How a pattern becomes tiles: rules evaluated at run time, or a list made for one length."""
+    """How a pattern becomes tiles: rules evaluated at run time, or a list made for one length.
+
+    Attributes:
+        block_size: rows and columns of a tile.
+        clauses: rules.
+        listed: tile columns of each tile row (-1: none) that clause 0 shows as well.
+        blocks: the list made for one length, in place of rules.
+        own_ends: rules count from the end of each sequence, and sequences have ends of their own.
+    """
 
     block_size: int
     clauses: Clauses = ()
+    listed: tuple[tuple[int, ...], ...] = ()
     blocks: BlockList | None = None
+    own_ends: bool = False
 
 
 def tile_form(spec: MaskSpec) -> TileForm | None:
@@ -37,12 +51,47 @@ def tile_form(spec: MaskSpec) -> TileForm | None:
     if isinstance(spec.pattern, BlockList):
         fits = spec.pattern.block % TILE_MULTIPLE == 0
         return TileForm(spec.pattern.block, blocks=spec.pattern) if fits else None
-    clauses = clauses_of(spec.pattern)
-    if clauses is None or any(not 0 < len(clause) <= MAX_RULES for clause in clauses):
+    first, rest = _drawing_first(spec.pattern)
+    drawing = _drawing(first)
+    parts = [clauses_of(part) for part in (_without_draws(first), rest)]
+    clauses = tuple(clause for part in parts if part is not None for clause in part)
+    if None in parts or any(not 0 < len(clause) <= MAX_RULES for clause in clauses):
         return None
+    own_ends = spec.of == OWN and any(_counts_from_end(rule) for clause in clauses for rule in clause)
+    if drawing is not None:
+        if not drawing.length or drawing.block % TILE_MULTIPLE:
+            return None
+        listed = tuple(tuple(row) for row in drawing.drawn().tolist())
+        return TileForm(drawing.block, clauses, listed, own_ends=own_ends)
     units = {rule.unit for clause in clauses for rule in clause if rule.unit > 1}
     tiles = [unit for unit in units if unit % TILE_MULTIPLE == 0 and unit <= 2 * DEFAULT_BLOCK]
-    return TileForm(max(tiles, default=DEFAULT_BLOCK), clauses)
+    return TileForm(max(tiles, default=DEFAULT_BLOCK), clauses, own_ends=own_ends)
+
+
+def _drawing_first(pattern: Term) -> tuple[Term, Term]:
+    """A pattern as two terms that both hold: one with blocks drawn at random (if there is one), and the others."""
+    parts = list(pattern.operands) if isinstance(pattern, And) else [pattern]
+    first = next((part for part in parts if _drawing(part) is not None), parts[0])
+    return first, all_terms(*(part for part in parts if part is not first))
+
+
+def _drawing(term: Term) -> BigBird | None:
+    """The term that draws blocks at random, on its own or within or."""
+    operands = term.operands if isinstance(term, Or) else (term,)
+    found = [operand for operand in operands if isinstance(operand, BigBird) and operand.random]
+    return found[0] if len(found) == 1 else None
+
+
+def _without_draws(term: Term) -> Term:
+    drawing = _drawing(term)
+    if drawing is None:
+        return term
+    operands = term.operands if isinstance(term, Or) else (term,)
+    return any_term(*(dataclasses.replace(o, random=0) if o is drawing else o for o in operands))
+
+
+def _counts_from_end(rule: mask_rules.Rule) -> bool:
+    return any(bound < 0 for bounds in (rule.query, rule.key) for bound in bounds[:2])
 
 
 def tile_operands(site_name: str, form: TileForm, region: PackedRegion) -> dict[str, ir.Value | None]:
@@ -59,7 +108,12 @@ def tile_operands(site_name: str, form: TileForm, region: PackedRegion) -> dict[
 def _node(form: TileForm, region: PackedRegion) -> dict[str, ir.Value]:
     rules = mask_rules.encode(form.clauses)
     attributes: dict[str, int | Sequence[int]] = {"block_size": form.block_size, "rules": rules}
-    node = region.tape.custom("BlockMask", {"max_seqlen": region.plan.max_seqlen}, attributes, stem="mask")
+    inputs: dict[str, ir.Value | None] = {"max_seqlen": region.plan.max_seqlen}
+    if form.listed:
+        inputs["blocks"] = region.tape.array(np.array([form.listed], np.int32), "drawn_blocks")
+    if form.own_ends:
+        inputs["cu_seqlens"] = region.plan.own_cu_seqlens
+    node = region.tape.custom("BlockMask", inputs, attributes, stem="mask")
     names = ("tile_ptr", "tile_col", "tile_tag", "tile_bits")
     return dict(zip(names, node.outputs, strict=True))
 

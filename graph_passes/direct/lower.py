@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from raggedrt.graph_passes.axes.rule import PackingRefused
+from raggedrt.graph_passes.axes.rule import PackingRefused, describe_node
 from raggedrt.graph_passes.direct.standard_attention import lower_standard_attention
 from raggedrt.graph_passes.packing.tape import Tape
 from raggedrt.graph_passes.report import PassRecord, Refusal
@@ -15,11 +15,16 @@ from raggedrt.plugins.contract.abi import Feature
 from raggedrt.plugins.contract.capability import Capability
 
 
-def lower_directly(graph: ir.Graph, capability: Capability, record: PassRecord) -> set[ir.Node]:
-    """Lower standard `Attention` nodes in place; returns those that were."""
+def lower_directly(
+    graph: ir.Graph, capability: Capability, record: PassRecord, kept: Mapping[ir.Node, str | None]
+) -> set[ir.Node]:
+    """Lower standard `Attention` nodes in place; returns those that were. `kept` says why some are to stay."""
     lowered = set()
     for node in list(graph):
         if node.op_type != "Attention" or node.domain not in ("", "ai.onnx"):
+            continue
+        if (reason := kept.get(node)) is not None:
+            record.refused.append(Refusal(describe_node(node), reason))
             continue
         tape = Tape(graph)
         try:

@@ -18,6 +18,7 @@ from raggedrt.graph_passes.masks.algebra import (
     Term,
     Window,
 )
+from raggedrt.graph_passes.masks.bigbird import BigBird
 from raggedrt.plugins.contract.mask_rules import UNBOUNDED, Rule, causal, columns, rows, window
 
 MAX_CLAUSES = 64
@@ -40,7 +41,9 @@ def clauses_of(expression: Term) -> Clauses | None:
         return _either([clauses_of(operand) for operand in expression.operands])
     if isinstance(expression, Everything | Bias):
         return ()
-    if isinstance(expression, Causal | Window | GlobalTokens | BlockBand | Prefix | Strided):
+    if isinstance(expression, BigBird) and expression.random:
+        return None
+    if isinstance(expression, Causal | Window | GlobalTokens | BlockBand | Prefix | Strided | BigBird):
         return (tuple(_rules(expression)),)
     return None
 
@@ -55,7 +58,7 @@ def _either(parts: list[Clauses | None]) -> Clauses | None:
     return tuple(tuple(dict.fromkeys(clause)) for clause in found)
 
 
-def _rules(term: Causal | Window | GlobalTokens | BlockBand | Prefix | Strided) -> Iterator[Rule]:
+def _rules(term: Causal | Window | GlobalTokens | BlockBand | Prefix | Strided | BigBird) -> Iterator[Rule]:
     """Rules of which one must hold."""
     match term:
         case Causal():
@@ -68,6 +71,12 @@ def _rules(term: Causal | Window | GlobalTokens | BlockBand | Prefix | Strided) 
             yield columns(0, term.size)
         case Strided():
             yield columns(term.offset, UNBOUNDED, step=term.stride)
+        case BigBird():
+            yield window(term.window // 2, term.window // 2, unit=term.block)
+            for begin, end in ((0, term.front), (-term.back, UNBOUNDED)):
+                if begin != end and (end != UNBOUNDED or begin):
+                    yield rows(begin, end, unit=term.block)
+                    yield columns(begin, end, unit=term.block)
         case GlobalTokens():
             for begin, end in _runs(term.positions):
                 if term.rows:

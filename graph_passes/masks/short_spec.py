@@ -1,8 +1,9 @@
 """Masks as text: ``causal & window(64)``, ``longformer(window=512, global=[0])``, ``blocks(layout.npz)``.
 
 Terms are joined by ``&`` (or ``and``), which binds stronger, and ``|`` (or ``or``); parentheses group. A printed
-expression is read back as itself, but for block lists, which come from files. Windows are reaches: ``window(256)``
-shows the keys up to 256 before and 256 after the query, both ends included, and itself.
+expression is read back as itself, but for block lists, which come from files. ``of=padded`` at the end says that
+indices count slots of the padded row, ``of=own`` that they count the row's own tokens (the default). Windows are
+reaches: ``window(256)`` shows the keys up to 256 before and 256 after the query, both ends included, and itself.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from raggedrt.graph_passes.masks.algebra import (
 from raggedrt.graph_passes.masks.bigbird import BigBird
 from raggedrt.graph_passes.masks.block_list import load_block_list
 from raggedrt.graph_passes.masks.expressions import MAX_DEPTH, all_terms, any_term
-from raggedrt.graph_passes.masks.pairs import OWN
+from raggedrt.graph_passes.masks.pairs import OWN, PADDED
 from raggedrt.graph_passes.masks.spec import MaskSpec
 
 Value = int | str | tuple[int, ...]
@@ -70,8 +71,10 @@ def _global(positions: tuple[int, ...], rows: int = 1, columns: int = 1) -> Term
     return GlobalTokens(positions, bool(rows), bool(columns))
 
 
-def _bigbird(block: int = 64, window: int = 3, global_: int = 2, random: int = 3, seed: int = 0) -> Term:
-    return BigBird(block, window, global_, random, seed)
+def _bigbird(
+    block: int = 64, window: int = 3, global_: int = 2, random: int = 3, seed: int = 0, length: int = 0
+) -> Term:
+    return BigBird(block, window, global_, random, seed, length)
 
 
 def _block_band(block: int, left: int = 0, right: int = 0) -> Term:
@@ -126,12 +129,13 @@ def parse_mask(text: str, *, of: str = OWN) -> MaskSpec:
 
     Args:
         text: such as ``causal & window(64)``.
-        of: what its indices count; an imposed mask counts the valid tokens of a row.
+        of: what its indices count where the text does not say; an imposed mask counts the valid tokens of a row.
 
     Raises:
         InputError: it does not parse; the message shows where.
     """
-    return MaskSpec.of_expression(parse_expression(text), of=of)
+    parser = _Parser(text)
+    return MaskSpec.of_expression(parser.expression(), of=parser.rest() or of)
 
 
 def parse_expression(text: str) -> Term:
@@ -140,7 +144,10 @@ def parse_expression(text: str) -> Term:
     Raises:
         InputError: it does not parse; the message shows where.
     """
-    return _Parser(text).whole()
+    parser = _Parser(text)
+    found = parser.expression()
+    parser.end()
+    return found
 
 
 class _Parser:
@@ -150,11 +157,27 @@ class _Parser:
         self._next = 0
         self._depth = 0
 
-    def whole(self) -> Term:
-        found = self._any()
+    def rest(self) -> str | None:
+        """What indices count, as far as the end of the text says it."""
+        if not self._take("of"):
+            self.end()
+            return None
+        self._expect("=")
+        kind = self._peek()
+        if kind.text not in (OWN, PADDED):
+            self._fail(f"{_shown(kind)} where '{OWN}' or '{PADDED}' is expected", kind.at)
+        self._next += 1
+        self.end()
+        return kind.text
+
+    def end(self) -> None:
+        """Nothing follows."""
         if self._peek().kind != "end":
             self._fail(f"'{self._peek().text}' where '&', '|' or the end is expected", self._peek().at)
-        return found
+
+    def expression(self) -> Term:
+        """The expression that comes next."""
+        return self._any()
 
     def _any(self) -> Term:
         operands = [self._all()]

@@ -13,6 +13,7 @@ from raggedrt.graph_passes.axes.rule import PackingRefused, describe_node
 from raggedrt.graph_passes.axes.rules import rule_for
 from raggedrt.graph_passes.biases import SiteBias
 from raggedrt.graph_passes.lowering import lower_site
+from raggedrt.graph_passes.masks.pairs import OWN
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.io import RaggedInputs, make_ragged_inputs, ragged_output
 from raggedrt.graph_passes.packing.plan import KeptSlots, PlanValues
@@ -64,7 +65,12 @@ def pack(job: PackingJob) -> int:
 
 
 def _sees_a_token(spec: MaskSpec, keep: KeptSlots) -> bool:
-    """A kept slot sees every token, causality aside: there is no pattern, or it is one of its global tokens."""
+    """A kept slot sees a token, causality aside.
+
+    It does without a pattern, as a global token, and where positions count own tokens: it stands where one does.
+    """
+    if spec.of == OWN and spec.shows_itself:
+        return True
     analytic = spec.analytic()
     if analytic is None:
         return False

@@ -48,6 +48,8 @@ class PlanValues:
         self._row: ir.Value | None = None
         self._rows_by_slot: ir.Value | None = None
         self._length: ir.Value | None = None
+        self._own: tuple[ir.Value, ir.Value] | None = None
+        self._own_cu_seqlens: ir.Value | None = None
         inputs: dict[str, ir.Value | None] = {"attention_mask": mask, "keep_mask": self._keep_mask()}
         attributes = {"keep_slots": sorted(kept.numbers)} if kept.numbers else {}
         node = tape.custom("PackingPlan", inputs, attributes, stem="plan")
@@ -71,6 +73,45 @@ class PlanValues:
                 "ConstantOfShape", [self.length], zero, stem="max_seqlen", dtype=ir.DataType.FLOAT, shape=["sequence"]
             )
         return self._max_seqlen
+
+    @property
+    def own_positions(self) -> tuple[ir.Value, ir.Value]:
+        """Int32 [T] of queries and of keys: how many valid tokens of the row stand before.
+
+        A kept slot that is padding has that of the token before it (0 where there is none), and is no key.
+        """
+        if self._own is None:
+            tape = self.tape
+            counted = tape.op("CumSum", [self._valid(), tape.scalar(1)], stem="counted", shape=["batch", "sequence"])
+            before = tape.op("Sub", [counted, tape.scalar(1)], stem="own_slot", shape=["batch", "sequence"])
+            before = tape.op("Max", [before, tape.scalar(0)], stem="own_slot", shape=["batch", "sequence"])
+            flat = tape.op("Reshape", [before, tape.vector([-1])], stem="own_slot", shape=["slots"])
+            chosen = tape.op("Gather", [flat, self.token_index], {"axis": 0}, stem="own_position", shape=[TOKENS])
+            query = self._cast(chosen, _INT32, [TOKENS])
+            zero, none = (self._cast(tape.scalar(number), _INT32, []) for number in (0, -1))
+            hidden = tape.op("Less", [self.key_position, zero], stem="is_no_key", dtype=_BOOL, shape=[TOKENS])
+            key = tape.op("Where", [hidden, none, query], stem="own_key_position", dtype=_INT32, shape=[TOKENS])
+            self._own = query, key
+        return self._own
+
+    @property
+    def own_cu_seqlens(self) -> ir.Value:
+        """Int32 [B+1]: ends of the rows' valid tokens, kept slots that are padding not counted."""
+        if not self.kept:
+            return self.cu_seqlens
+        if self._own_cu_seqlens is None:
+            tape = self.tape
+            totals = [self._valid(), tape.vector([1])]
+            count = tape.op("ReduceSum", totals, {"keepdims": 0}, stem="own_length", shape=["batch"])
+            ends = tape.op("CumSum", [count, tape.scalar(0)], stem="own_end", shape=["batch"])
+            ends = tape.op("Concat", [tape.vector([0]), ends], {"axis": 0}, stem="own_ends", shape=["batch+1"])
+            self._own_cu_seqlens = self._cast(ends, _INT32, ["batch+1"])
+        return self._own_cu_seqlens
+
+    def _valid(self) -> ir.Value:
+        """Int64 [B, S]: 1 where a slot holds a token."""
+        valid = self._cast(self.mask, _BOOL, ["batch", "sequence"])
+        return self._cast(valid, _INT64, ["batch", "sequence"])
 
     @property
     def row(self) -> ir.Value:
