@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from raggedrt.errors import InputError, RaggedRTError, TargetError
 from raggedrt.export.files import save_model
+from raggedrt.export.sparse_attention import attach_bodies, translation_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +80,7 @@ def export_model(source: ModelSource, *, opset: int = DEFAULT_OPSET, output: Pat
             f"The exporter wrote opset {model.opset_imports.get('')} where {opset} was asked for; try {DEFAULT_OPSET}."
         )
     strip_metadata(model)
+    attach_bodies(model)
     logger.info("exported %d nodes in %.1f s", len(model.graph), time.perf_counter() - started)
     data_path = save_model(model, output) if output is not None else None
     names = tuple(str(value.name) for value in model.graph.inputs)
@@ -96,6 +98,7 @@ def _torch_export(source: ModelSource, opset: int) -> Any:
         "opset_version": opset,
         "output_names": list(source.output_names),
         "optimize": opset != _OPSET_WITH_FAULTY_FUSIONS,
+        "custom_translation_table": translation_table(),
         "verbose": False,
     }
     if isinstance(source.module, torch.export.ExportedProgram):

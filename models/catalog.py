@@ -31,6 +31,8 @@ class ModelAdapter:
         attention: Attention implementations in order of preference.
         encoder: Text generation is refused unless the configuration says decoder.
         note: Further models of the family.
+        sparse_module: Module of this package whose `with_sparse_attention(model)` replaces attention that `torch.onnx`
+            cannot export by one that it can; "" where it can.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ModelAdapter:
     attention: tuple[str, ...] = ("sdpa", "eager")
     encoder: bool = True
     note: str = ""
+    sparse_module: str = ""
 
 
 _WITH_TYPES = ("input_ids", "attention_mask", "token_type_ids")
@@ -56,6 +59,23 @@ ADAPTERS: tuple[ModelAdapter, ...] = (
     ModelAdapter("DistilBERT", ("distilbert",)),
     ModelAdapter("ALBERT", ("albert",), _WITH_TYPES),
     ModelAdapter("MPNet", ("mpnet",), positions="after_padding_id", attention=("eager",)),
+    ModelAdapter("ModernBERT", ("modernbert",), positions="unlimited", note="local and global layers"),
+    ModelAdapter("Mistral", ("mistral",), positions="unlimited", encoder=False, note="causal window"),
+    ModelAdapter(
+        "BigBird",
+        ("big_bird",),
+        _WITH_TYPES,
+        note="block_sparse and original_full",
+        sparse_module="raggedrt.models.big_bird",
+    ),
+    ModelAdapter(
+        "Longformer",
+        ("longformer",),
+        _WITH_TYPES,
+        positions="after_padding_id",
+        note="window, and a global first token for text classification",
+        sparse_module="raggedrt.models.longformer",
+    ),
 )
 
 GENERIC = ModelAdapter("any transformers model with input_ids and attention_mask", (), _WITH_TYPES, encoder=False)

@@ -45,6 +45,34 @@ TINY_CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "albert": {**_TINY, "embedding_size": 16, "pad_token_id": 0},
     "mpnet": {**_TINY, **_PADDING_ONE},
     "electra": {**_TINY, "embedding_size": 16, "pad_token_id": 0},
+    "modernbert": {
+        **_TINY,
+        "pad_token_id": 0,
+        "num_hidden_layers": 3,
+        "global_attn_every_n_layers": 3,
+        "local_attention": 16,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+    },
+    "mistral": {
+        **_TINY,
+        "num_key_value_heads": 2,
+        "sliding_window": 7,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
+    "big_bird": {
+        **_TINY,
+        "max_position_embeddings": 256,
+        "attention_type": "block_sparse",
+        "block_size": 8,
+        "num_random_blocks": 2,
+        "pad_token_id": 0,
+    },
+    "longformer": {**_TINY, **_PADDING_ONE, "attention_window": [8, 16], "type_vocab_size": 1},
     "llama": {**_TINY, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
 }
 _BASE = {
@@ -96,7 +124,17 @@ tiny_distilbert = partial(tiny_model, "distilbert")
 tiny_albert = partial(tiny_model, "albert")
 tiny_mpnet = partial(tiny_model, "mpnet")
 tiny_llama = partial(tiny_model, "llama", task="text-generation")
+tiny_modernbert = partial(tiny_model, "modernbert")
+tiny_mistral = partial(tiny_model, "mistral", task="text-generation")
+tiny_big_bird = partial(tiny_model, "big_bird")
+tiny_bigbird = tiny_big_bird
+tiny_longformer = partial(tiny_model, "longformer")
 bert_base = partial(random_model, "bert", _BASE)
+big_bird_base = partial(
+    random_model,
+    "big_bird",
+    {**_BASE, "vocab_size": 50358, "max_position_embeddings": 4096, "attention_type": "block_sparse", "block_size": 64},
+)
 
 
 def save_tiny_directory(

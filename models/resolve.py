@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from pathlib import Path
@@ -132,6 +133,8 @@ def _transformers_source(
 
     adapter = adapter_for(config.model_type)
     limit = position_limit(adapter, config)
+    if adapter.sparse_module:
+        module = importlib.import_module(adapter.sparse_module).with_sparse_attention(module)
     wrapped, examples = wrap_transformers(module, config, adapter, limit)
     if head is None:
         wrapped.outputs = outputs = present_outputs(wrapped, examples, outputs, task.optional_outputs)
