@@ -108,6 +108,24 @@ def padding_cases(
     return cases
 
 
+def sample_case(specs: Sequence[InputSpec], length: int, *, pad_token_id: int = 0, seed: int = 1) -> Case:
+    """Returns one batch of two rows padded on the right, the longer one of `length` tokens (or the inputs' own).
+
+    Args:
+        specs: The inputs.
+        length: Tokens of the longest row.
+        pad_token_id: What padded slots of "ids" inputs hold.
+        seed: Of the random generator.
+    """
+    rng = np.random.default_rng(seed)
+    sequence = _fixed_size(specs, 1) or length
+    valid = np.ones((_fixed_size(specs, 0) or 2, sequence), dtype=np.bool_)
+    if len(valid) > 1 and any(spec.role == "mask" for spec in specs):
+        valid[-1, max(1, 3 * sequence // 4) :] = False
+    feeds = {spec.name: _values(rng, spec, valid, pad_token_id) for spec in specs}
+    return Case(f"sample of {sequence} tokens", feeds, valid)
+
+
 def _fixed_size(specs: Sequence[InputSpec], axis: int) -> int | None:
     """Returns the size that the mask or the ids fix for an axis, None where it is dynamic."""
     for spec in specs:

@@ -13,6 +13,7 @@ from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 from raggedrt.graph_passes.axes.atoms import BATCH_SYMBOL, TOKEN_SYMBOL, Size
 from raggedrt.graph_passes.element_types import infer_element_types
 from raggedrt.graph_passes.packing.tape import Tape
+from raggedrt.graph_passes.sites.torch_op import TORCH_DOMAIN
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def clean(model: ir.Model) -> None:
     Shape inference follows, so that later passes know element types; symbolic dimensions are kept.
     """
     steps: Sequence[ir.passes.InPlacePass] = (
-        common_passes.InlinePass(),
+        common_passes.InlinePass(lambda function: function.domain != TORCH_DOMAIN),  # those are attention
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common_passes.RemoveInitializersFromInputsPass(),
     )

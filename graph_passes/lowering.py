@@ -61,7 +61,7 @@ class MaskBook:
         if any(found.bias is not None and found.spec != MaskSpec() for found in explained):
             return SiteMask(None, "a mask and a bias are added as one value, which cannot be taken apart", proved=False)
         specs = [found.spec for found in explained if found.spec is not None]
-        spec = MaskSpec(causal=site.causal)
+        spec = site.spec.conjoined(MaskSpec(causal=site.causal))
         for found in specs:
             spec = spec.conjoined(found)
         pairs = zip(site.masks, explained, strict=True)
@@ -84,7 +84,7 @@ def why_not_lowered(site: AttentionSite, mask: SiteMask, capability: Capability,
         return mask.reason
     if not mask.spec.padding and not ragged:
         return "its mask does not hide padded keys, so valid tokens read padded slots, which packing removes"
-    if mask.imposed is None and not mask.spec.shows_itself:
+    if mask.imposed is None and not site.zero_where_unattended and not mask.spec.shows_itself:
         return (
             f"a token does not always see itself ({mask.spec.describe()}), so where the keys it sees are padding it "
             "sees nothing, which the original leaves to chance"

@@ -215,7 +215,11 @@ def _pack(
 
 def finish(model: ir.Model) -> None:
     """Drop what is dead, write the facts that others rely on, attach function bodies (always last)."""
-    for step in (common_passes.RemoveUnusedNodesPass(), common_passes.RemoveUnusedOpsetsPass()):
+    for step in (
+        common_passes.RemoveUnusedNodesPass(),
+        common_passes.RemoveUnusedFunctionsPass(),
+        common_passes.RemoveUnusedOpsetsPass(),
+    ):
         step(model)
     counts: dict[str, int] = {}
     for node in model.graph:

@@ -84,7 +84,8 @@ def dense_length(block: int, random: int) -> int:
 
 def _with_feature(heads: Tensor, column: Tensor) -> Tensor:
     """Appends a column [slots] and zeros to float [batch, heads, slots, head size]."""
-    columns = torch.nn.functional.pad(column[:, None], (0, FEATURES - 1))
+    first = torch.arange(FEATURES, device=column.device) == 0
+    columns = column[:, None] * first.to(column.dtype)
     return torch.cat([heads, columns.expand(heads.shape[0], heads.shape[1], -1, -1)], dim=-1)
 
 

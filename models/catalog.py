@@ -59,8 +59,8 @@ ADAPTERS: tuple[ModelAdapter, ...] = (
     ModelAdapter("DistilBERT", ("distilbert",)),
     ModelAdapter("ALBERT", ("albert",), _WITH_TYPES),
     ModelAdapter("MPNet", ("mpnet",), positions="after_padding_id", attention=("eager",)),
-    ModelAdapter("ModernBERT", ("modernbert",), positions="unlimited", note="local and global layers"),
-    ModelAdapter("Mistral", ("mistral",), positions="unlimited", encoder=False, note="causal window"),
+    ModelAdapter("ModernBERT", ("modernbert",), note="local and global layers"),
+    ModelAdapter("Mistral", ("mistral",), encoder=False, note="causal window"),
     ModelAdapter(
         "BigBird",
         ("big_bird",),

@@ -56,6 +56,7 @@ RULES: dict[tuple[str, str], Rule] = {
     (_CONTRIB, "Attention"): FusedAttention(),
     (_CONTRIB, "MultiHeadAttention"): FusedAttention(),
     (_CONTRIB, "GroupQueryAttention"): FusedAttention(),
+    ("raggedrt.torch", "SparseAttention"): StandardAttention(),
     (_CONTRIB, "SkipLayerNormalization"): Normalization(skip=True),
     (_CONTRIB, "SkipSimplifiedLayerNormalization"): Normalization(skip=True),
 }

@@ -26,6 +26,7 @@ from raggedrt.graph_passes.masks.algebra import (
 )
 from raggedrt.graph_passes.masks.bigbird import BigBird
 from raggedrt.graph_passes.masks.block_list import BlockList
+from raggedrt.graph_passes.masks.short_rows import ShortRow
 
 TERM_TYPES = {
     term.name: term
@@ -43,6 +44,7 @@ TERM_TYPES = {
         Bias,
         BigBird,
         BlockList,
+        ShortRow,
     )
 }
 """Every kind of term by its name in JSON and in short specs."""

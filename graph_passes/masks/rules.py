@@ -19,6 +19,7 @@ from raggedrt.graph_passes.masks.algebra import (
     Window,
 )
 from raggedrt.graph_passes.masks.bigbird import BigBird
+from raggedrt.graph_passes.masks.short_rows import ShortRow
 from raggedrt.plugins.contract.mask_rules import UNBOUNDED, Rule, causal, columns, rows, window
 
 MAX_CLAUSES = 64
@@ -43,7 +44,7 @@ def clauses_of(expression: Term) -> Clauses | None:
         return ()
     if isinstance(expression, BigBird) and expression.random:
         return None
-    if isinstance(expression, Causal | Window | GlobalTokens | BlockBand | Prefix | Strided | BigBird):
+    if isinstance(expression, Causal | Window | GlobalTokens | BlockBand | Prefix | Strided | BigBird | ShortRow):
         return (tuple(_rules(expression)),)
     return None
 
@@ -58,7 +59,7 @@ def _either(parts: list[Clauses | None]) -> Clauses | None:
     return tuple(tuple(dict.fromkeys(clause)) for clause in found)
 
 
-def _rules(term: Causal | Window | GlobalTokens | BlockBand | Prefix | Strided | BigBird) -> Iterator[Rule]:
+def _rules(term: Causal | Window | GlobalTokens | BlockBand | Prefix | Strided | BigBird | ShortRow) -> Iterator[Rule]:
     """Rules of which one must hold."""
     match term:
         case Causal():
@@ -77,6 +78,8 @@ def _rules(term: Causal | Window | GlobalTokens | BlockBand | Prefix | Strided |
                 if begin != end and (end != UNBOUNDED or begin):
                     yield rows(begin, end, unit=term.block)
                     yield columns(begin, end, unit=term.block)
+        case ShortRow():  # where one unit holds the whole row, the last unit is the first one
+            yield rows(-1, 1, unit=term.size)
         case GlobalTokens():
             for begin, end in _runs(term.positions):
                 if term.rows:

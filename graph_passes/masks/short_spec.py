@@ -31,6 +31,7 @@ from raggedrt.graph_passes.masks.algebra import (
     Window,
 )
 from raggedrt.graph_passes.masks.bigbird import BigBird
+from raggedrt.graph_passes.masks.short_rows import ShortRow
 from raggedrt.graph_passes.masks.block_list import load_block_list
 from raggedrt.graph_passes.masks.expressions import MAX_DEPTH, all_terms, any_term
 from raggedrt.graph_passes.masks.pairs import OWN, PADDED
@@ -111,6 +112,7 @@ TERMS: dict[str, Callable[..., Term]] = {
     "block_band": _block_band,
     "prefix": _prefix,
     "strided": _strided,
+    "short_row": ShortRow,
     "bias": _bias,
     "blocks": _blocks,
 }

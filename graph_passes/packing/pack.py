@@ -161,6 +161,8 @@ class _Builder:
             if keep and spec.unattended_rows_open:
                 reason = "a fixed slot is read, but the mask shows every key to queries that would see none"
                 raise PackingRefused(self.sites[output].name, reason)
+            if self.sites[output].zero_where_unattended:
+                continue  # and so does the op that replaces it
             if keep and not _sees_a_token(spec, keep):
                 reason = f"a fixed slot is read; where it is padding, '{spec.describe()}' may show it no valid key"
                 raise PackingRefused(self.sites[output].name, reason)

@@ -12,6 +12,7 @@ from raggedrt.graph_passes.axes.analysis import AxisAnalysis, infer_node
 from raggedrt.graph_passes.axes.atoms import Axes
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
+from raggedrt.graph_passes.sites import torch_op
 from raggedrt.graph_passes.sites.mask_terms import split_terms
 from raggedrt.graph_passes.sites.repeats import unrepeated
 from raggedrt.graph_passes.sites.site import (
@@ -253,6 +254,7 @@ MATCHERS: dict[tuple[str, str], Callable[[ir.Node, AxisAnalysis], AttentionSite]
     ("", "Attention"): standard_attention,
     ("com.microsoft", "MultiHeadAttention"): multi_head_attention,
     ("com.microsoft", "Attention"): attention,
+    (torch_op.TORCH_DOMAIN, torch_op.SPARSE_ATTENTION): torch_op.sparse_attention,
 }
 UNKNOWN = {
     ("com.microsoft", "GroupQueryAttention"): "GroupQueryAttention with a key/value cache is not read yet",

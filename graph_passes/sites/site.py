@@ -9,6 +9,7 @@ import onnx_ir as ir
 from raggedrt.graph_passes.axes.atoms import Axes, Kind, axis_size, has
 from raggedrt.graph_passes.axes.rule import describe_node
 from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
+from raggedrt.graph_passes.masks.spec import MaskSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,9 @@ class AttentionSite:
         softcap: c > 0 where the scaled scores s become c * tanh(s / c) before any mask.
         masks: terms that hide keys.
         causal: the op itself hides later keys.
+        spec: what the op's attributes say of the mask.
+        zero_where_unattended: a query that sees no key yields zeros, as with `RaggedAttention`; other forms leave it to
+            chance.
         unsupported: what no kernel serves yet, as reasons.
     """
 
@@ -79,6 +83,8 @@ class AttentionSite:
     softcap: float = 0.0
     masks: list[MaskTerm] = dataclasses.field(default_factory=list)
     causal: bool = False
+    spec: MaskSpec = MaskSpec()
+    zero_where_unattended: bool = False
     unsupported: list[str] = dataclasses.field(default_factory=list)
 
     @property
