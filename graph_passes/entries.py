@@ -61,6 +61,7 @@ def attention_entries(
             mask_spec=None if mask.spec is None else mask.spec.to_json(),
             sparsity=None if mask.imposed is None else imposed_text(mask.imposed),
             original_density=None if mask.original is None else mask.original.density(length),
+            original_mask_spec=None if mask.original is None else mask.original.to_json(),
         )
         entries.append(entry)
     entries += [

@@ -44,7 +44,7 @@ class AttentionEntry:
         reason: why it was left alone; None where it was lowered.
         proved: the mask was read symbolically, not only tested.
         sparsity: the mask that was imposed on the site's own, as a short spec; `mask` and `density` include it.
-        original_density: density of the site's own mask where one was imposed.
+        original_density: density of the site's own mask where one was imposed; `original_mask_spec`: that mask as data.
     """
 
     node: str
@@ -64,6 +64,7 @@ class AttentionEntry:
     value_head_size: int | None = None
     sparsity: str | None = None
     original_density: float | None = None
+    original_mask_spec: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass

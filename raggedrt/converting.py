@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from raggedrt.approximation import is_imposed, sample_of, verify_imposed
 from raggedrt.errors import InputError, TargetError
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET
 from raggedrt.manifests import draft_manifest, report_json
@@ -20,13 +21,17 @@ from raggedrt.plugins.bundle.manifest import MODEL_NAME, REPORT_NAME, TOKENIZER_
 from raggedrt.plugins.bundle.writer import BundleWriter
 from raggedrt.progress import step
 from raggedrt.rewriting import make_config, run_passes
-from raggedrt.sources import original_onnx, resolve_source
+from raggedrt.sources import Original, original_onnx, resolve_source
 from raggedrt.tokenizing import copy_tokenizer
-from raggedrt.verification import make_tolerance, verify_rewrite
+from raggedrt.verification import Verified, make_tolerance, verify_rewrite
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from raggedrt.export.numerics import Tolerance
+    from raggedrt.graph_passes.masks.spec import MaskSpec
+    from raggedrt.graph_passes.pipeline import RewriteConfig
+    from raggedrt.graph_passes.report import RewriteReport
     from raggedrt.plugins.bundle.reader import Bundle
 
 
@@ -41,6 +46,9 @@ def convert(
     features: str | Sequence[str] = "auto",
     opset: int = DEFAULT_OPSET,
     opt_shapes: str | None = None,
+    sparsity: str | MaskSpec | None = None,
+    plan: str | os.PathLike[str] | None = None,
+    accept_approximation: bool = False,
     atol: float | None = None,
     rtol: float | None = None,
     report: str | os.PathLike[str] | None = None,
@@ -61,6 +69,9 @@ def convert(
         features: `"auto"`, or required features: `"pack,fuse"` or a sequence of names.
         opset: ONNX opset to export.
         opt_shapes: typical shapes (`"input_ids:8x128"`) at which densities are stated.
+        sparsity: mask to impose on every attention site on top of its own, such as `"window(256)"`.
+        plan: YAML file that says it site by site, as `raggedrt rewrite --write-plan` writes it.
+        accept_approximation: outputs may move because of it; the report says how far.
         atol: absolute tolerance of the verification; default by dtype.
         rtol: relative tolerance; default by dtype.
         report: also write `report.json` to this file.
@@ -78,7 +89,16 @@ def convert(
         NumericsError: the result differs from the source by more than the tolerance.
         TargetError: the target cannot be served, or PyTorch or ONNX Runtime is missing.
     """
-    config = make_config(features=features, target=target, io=io, allow_partial=allow_partial, opt_shapes=opt_shapes)
+    config = make_config(
+        features=features,
+        target=target,
+        io=io,
+        allow_partial=allow_partial,
+        opt_shapes=opt_shapes,
+        sparsity=sparsity,
+        plan=plan,
+        accept_approximation=accept_approximation,
+    )
     tolerance = make_tolerance(atol, rtol, choose("dtype", dtype, DTYPES))
     if dtype == "bf16" and target == "ort-cpu":
         raise TargetError(
@@ -99,9 +119,7 @@ def convert(
         rewritten = run_passes(original.model, config, resolved.description)
         model = writer.directory / MODEL_NAME
         ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
-        verified = verify_rewrite(
-            model, rewritten.inputs, rewritten.outputs, original.cases, original.reference, tolerance
-        )
+        verified = _verify(model, original, rewritten, config, tolerance)
         step("writing the bundle")
         tokenizer = copy_tokenizer(resolved.tokenizer_dir, writer.directory / TOKENIZER_NAME)
         facts: dict[str, Any] = report_json(rewritten, verified)
@@ -113,3 +131,18 @@ def convert(
     if report is not None:
         write_json(pathlib.Path(report), facts)
     return bundle
+
+
+def _verify(
+    model: pathlib.Path,
+    original: Original,
+    report: RewriteReport,
+    config: RewriteConfig,
+    tolerance: Tolerance | None,
+) -> Verified:
+    """Against the original; where sparsity was imposed, against that, and the report says how far outputs move."""
+    if not is_imposed(report):
+        return verify_rewrite(model, report.inputs, report.outputs, original.cases, original.reference, tolerance)
+    resolved = original.resolved
+    sample = sample_of(report, original.specs, config.opt_length, resolved.position_limit, resolved.pad_token_id or 0)
+    return verify_imposed(model, report, [*original.cases, sample], original.reference, tolerance)

@@ -34,15 +34,18 @@ TOKEN_IDS = "input_ids"
 def report_json(report: RewriteReport, verified: Verified) -> dict[str, Any]:
     """The content of `report.json`."""
     record = verification_record(verified).model_dump(mode="json")
-    return {**report.to_json(), "verification": {**record, "op_library": verified.native}}
+    return {
+        **report.to_json(),
+        "verification": {**record, "op_library": verified.native, "reference": verified.reference},
+    }
 
 
 def verification_record(verified: Verified) -> Verification:
     """The errors as the manifest states them."""
     return Verification(
         verified_on="cpu",
-        atol=max(error.atol for error in verified.outputs),
-        rtol=max(error.rtol for error in verified.outputs),
+        atol=max((error.atol for error in verified.outputs), default=0.0),
+        rtol=max((error.rtol for error in verified.outputs), default=0.0),
         cases=verified.cases,
         outputs={e.output: OutputError(max_abs=e.max_abs, max_rel=e.max_rel) for e in verified.outputs},
     )
@@ -64,7 +67,9 @@ def draft_manifest(
     features: dict[str, int] = {}
     for node in model_facts(load_proto(model)).nodes:
         features[node.op_type] = features.get(node.op_type, 0) | (node.features or 0)
-    masks = {(site.mask, site.proved): site.mask_spec for site in report.attention if site.mask is not None}
+    masks = {
+        (site.mask, site.proved, site.sparsity): site.mask_spec for site in report.attention if site.mask is not None
+    }
     limits = [limit for limit in (resolved.position_limit, report.position_limit) if limit]
     return ManifestDraft(
         toolchain_version=__version__,
@@ -81,7 +86,10 @@ def draft_manifest(
         ),
         dtype=_float_type(report) if resolved.kind == "onnx" else dtype,
         op_features=features,
-        mask_specs=tuple({"mask": mask, "proved": proved, "spec": spec} for (mask, proved), spec in masks.items()),
+        mask_specs=tuple(
+            {"mask": mask, "proved": proved, "imposed": imposed, "spec": spec}
+            for (mask, proved, imposed), spec in masks.items()
+        ),
         position_limit=min(limits, default=None),
         mask_input=original.mask_input or "attention_mask",
         verification=verification_record(verified),

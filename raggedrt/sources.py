@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from raggedrt.export.input_specs import graph_input_specs, input_specs
 from raggedrt.export.numerics import Case, Runner, Tolerance
-from raggedrt.export.padding_cases import padding_cases
+from raggedrt.export.padding_cases import InputSpec, padding_cases
 from raggedrt.export.torch_to_onnx import export_model
 from raggedrt.export.verify import eager_runner, verify_export
 from raggedrt.models.contract import ResolvedSource
@@ -28,6 +28,7 @@ class Original:
         resolved: where it came from.
         path: its ONNX file.
         model: its graph, for rewriting in place.
+        specs: how values for its inputs are made.
         cases: feeds over every kind of padding.
         reference: computes what is right: PyTorch where the source is PyTorch, else the ONNX file.
     """
@@ -35,6 +36,7 @@ class Original:
     resolved: ResolvedSource
     path: pathlib.Path
     model: ir.Model
+    specs: list[InputSpec]
     cases: list[Case]
     reference: Runner
 
@@ -67,13 +69,15 @@ def original_onnx(
         if resolved.path is None:
             raise TypeError("a resolved source has a model or a path")
         model = read_onnx(resolved.path).model
-        cases = padding_cases(graph_input_specs(model), position_limit=resolved.position_limit)
-        return Original(resolved, resolved.path, model, cases, onnx_file_runner(resolved.path))
+        specs = graph_input_specs(model)
+        cases = padding_cases(specs, position_limit=resolved.position_limit)
+        return Original(resolved, resolved.path, model, specs, cases, onnx_file_runner(resolved.path))
     path = folder / "original.onnx"
     step("exporting to ONNX (opset %d)", opset)
     exported = export_model(resolved.model, opset=opset, output=path)
     step("verifying the export against PyTorch")
     pad, limit = resolved.pad_token_id, resolved.position_limit
     verify_export(resolved.model, path, tolerance=tolerance, pad_token_id=pad, position_limit=limit)
-    cases = padding_cases(input_specs(resolved.model), pad_token_id=pad, position_limit=limit)
-    return Original(resolved, path, exported.model, cases, eager_runner(resolved.model))
+    specs = input_specs(resolved.model)
+    cases = padding_cases(specs, pad_token_id=pad, position_limit=limit)
+    return Original(resolved, path, exported.model, specs, cases, eager_runner(resolved.model))

@@ -18,7 +18,26 @@ def report_summary(report: Mapping[str, Any]) -> str:
         f"{lowered} of {len(report['attention'])} attention sites lowered, "
         f"{report['nodes_before']} nodes before, {report['nodes_after']} after"
     )
+    parts.append(approximation_text(report.get("approximation")))
     return "\n\n".join(part for part in parts if part)
+
+
+def approximation_text(approximation: Mapping[str, Any] | None) -> str:
+    """How far imposed sparsity moved the outputs."""
+    if approximation is None:
+        return ""
+    columns = ("output", "max abs", "mean abs", "mean cosine", "least cosine")
+    rows = [
+        (entry["output"], f"{entry['max_abs']:.2e}", f"{entry['mean_abs']:.2e}", *(
+            f"{entry[name]:.5f}" for name in ("cosine", "least_cosine")
+        ))
+        for entry in approximation["outputs"]
+    ]  # fmt: skip
+    return (
+        f"an approximation: {', '.join(approximation['sparsity'])} is imposed. Outputs moved this far from the "
+        f"original's at valid places of sample inputs of up to {approximation['longest']} tokens "
+        f"({', '.join(approximation['cases'])})\n" + format_table(columns, rows)
+    )
 
 
 def sites_table(sites: Sequence[Mapping[str, Any]]) -> str:

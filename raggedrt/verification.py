@@ -43,6 +43,8 @@ class Verified:
     outputs: tuple[OutputError, ...]
     native: bool
     """Whether the op library was tried too."""
+    reference: str = "the original model"
+    """What it was compared with."""
 
 
 def make_tolerance(atol: float | None, rtol: float | None, dtype: str = "fp32") -> Tolerance | None:
@@ -83,22 +85,50 @@ def verify_rewrite(
     Raises:
         NumericsError: a value is outside the tolerance, or a padded slot of an unpacked output is not zero.
     """
-    ragged = any(role.role is Role.CU_SEQLENS for role in inputs)
-    wanted = runnable_cases([case for case in cases if not ragged or right_padded(case)], reference)
-    unpacked = _unpacked_outputs(model)
-    natives = (False, True) if find_library("auto") is not None else (False,)
+    wanted = runnable_cases(usable_cases(cases, inputs), reference)
     comparisons = []
-    for native in natives:
-        step("verifying over %d kinds of padding, %s", len(wanted), SERVED_BY[native])
-        call = _graph_call(ort_session(model, native=native), inputs, outputs, ragged=ragged)
-        results = [(case, want, _check_padded_slots(call(case), case, unpacked)) for case, want in wanted]
+    for native in natives():
+        results = graph_results(model, inputs, outputs, wanted, native=native)
         comparison = compare_results(results, tolerance=tolerance)
         comparisons.append(comparison.require(f"the rewritten model, {SERVED_BY[native]}, against the original"))
-    if True not in natives:
-        LOGGER.warning(
-            "verified on function bodies only: no op library was found; raggedrt doctor --build-ops builds it"
-        )
-    return Verified(comparisons[0].cases, _worst(comparisons), True in natives)
+    return Verified(comparisons[0].cases, worst_errors(comparisons), len(comparisons) > 1)
+
+
+def natives() -> tuple[bool, ...]:
+    """How the graph can be run here: on function bodies, and with the op library where there is one."""
+    if find_library("auto") is not None:
+        return (False, True)
+    LOGGER.warning("verified on function bodies only: no op library was found; raggedrt doctor --build-ops builds it")
+    return (False,)
+
+
+def usable_cases(cases: Sequence[Case], inputs: Sequence[TensorRole]) -> list[Case]:
+    """The cases that a graph with these inputs can be fed: packed tokens only mean right padding."""
+    ragged = _takes_packed(inputs)
+    return [case for case in cases if not ragged or right_padded(case)]
+
+
+def graph_results(
+    model: pathlib.Path,
+    inputs: Sequence[TensorRole],
+    outputs: Sequence[TensorRole],
+    wanted: Sequence[tuple[Case, Arrays]],
+    *,
+    native: bool,
+) -> list[tuple[Case, Arrays, Arrays]]:
+    """What the rewritten graph gives, as padded arrays, beside what is wanted.
+
+    Raises:
+        NumericsError: a padded slot of an unpacked output is not zero.
+    """
+    step("verifying over %d kinds of padding, %s", len(wanted), SERVED_BY[native])
+    unpacked = _unpacked_outputs(model)
+    call = _graph_call(ort_session(model, native=native), inputs, outputs, ragged=_takes_packed(inputs))
+    return [(case, want, _check_padded_slots(call(case), case, unpacked)) for case, want in wanted]
+
+
+def _takes_packed(inputs: Sequence[TensorRole]) -> bool:
+    return any(role.role is Role.CU_SEQLENS for role in inputs)
 
 
 def right_padded(case: Case) -> bool:
@@ -156,6 +186,7 @@ def _check_padded_slots(values: Arrays, case: Case, unpacked: frozenset[str]) ->
     return values
 
 
-def _worst(comparisons: Sequence[Comparison]) -> tuple[OutputError, ...]:
+def worst_errors(comparisons: Sequence[Comparison]) -> tuple[OutputError, ...]:
+    """The worst error of each output."""
     columns = zip(*(comparison.outputs for comparison in comparisons), strict=True)
     return tuple(max(column, key=lambda error: error.max_abs) for column in columns)

@@ -131,6 +131,6 @@ def _draws(pattern: BigBird, rows: int) -> tuple[tuple[int, npt.NDArray[np.int64
     fixed, found = _fixed(pattern, rows), []
     for row in np.flatnonzero(~_everywhere(pattern, rows)).tolist():
         candidates = np.flatnonzero(~fixed[row])
-        draw = np.random.PCG64([pattern.seed, rows, row]).random_raw(len(candidates)) if len(candidates) else []
+        draw = np.random.PCG64([pattern.seed, rows, row]).random_raw(len(candidates))
         found.append((row, candidates[np.argsort(draw, kind="stable")[: pattern.random]]))
     return tuple(found)

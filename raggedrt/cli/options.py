@@ -29,6 +29,21 @@ Opset = Annotated[int, typer.Option(help="ONNX opset to export")]
 OptShapes = Annotated[
     str | None, typer.Option(help="typical shapes, NAME:1x128,…; densities are stated for them", show_default=False)
 ]
+Sparsity = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="mask to impose on every attention: window(256), bigbird(block=64), …; needs --accept-approximation",
+        show_default=False,
+    ),
+]
+Plan = Annotated[
+    pathlib.Path | None,
+    typer.Option(metavar="FILE", help="YAML plan that says it site by site (rewrite --write-plan)", show_default=False),
+]
+AcceptApproximation = Annotated[
+    bool, typer.Option("--accept-approximation", help="outputs may move; the report says how far")
+]
 Atol = Annotated[float | None, typer.Option(help="absolute tolerance  [default: by dtype]", show_default=False)]
 Rtol = Annotated[float | None, typer.Option(help="relative tolerance  [default: by dtype]", show_default=False)]
 Report = Annotated[

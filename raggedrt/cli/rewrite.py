@@ -15,11 +15,21 @@ def rewrite(
     model: Annotated[
         pathlib.Path, typer.Argument(metavar="IN.onnx", help="ONNX file of any exporter", show_default=False)
     ],
-    output: Annotated[pathlib.Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="ONNX file to write")],
+    output: Annotated[
+        pathlib.Path | None,
+        typer.Option("-o", "--output", metavar="OUT.onnx", help="ONNX file to write", show_default=False),
+    ] = None,
     features: options.Features = "auto",
     target: options.Target = "ort-cpu",
     io: options.Io = None,
     opt_shapes: options.OptShapes = None,
+    sparsity: options.Sparsity = None,
+    plan: options.Plan = None,
+    write_plan: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="FILE", help="write the attention sites as a YAML plan to edit", show_default=False),
+    ] = None,
+    accept_approximation: options.AcceptApproximation = False,
     allow_partial: options.AllowPartial = False,
     report: options.Report = None,
     force: options.Force = False,
@@ -37,6 +47,10 @@ def rewrite(
         target=target,
         io=io,
         opt_shapes=opt_shapes,
+        sparsity=sparsity,
+        plan=plan,
+        write_plan=write_plan,
+        accept_approximation=accept_approximation,
         allow_partial=allow_partial,
         report=report,
         force=force,
