@@ -48,13 +48,13 @@ def bias_operands(site: AttentionSite, biases: Sequence[SiteBias], region: Packe
         if value.dtype is not site.query.value.dtype:
             value = tape.op("Cast", [value], {"to": site.query.value.dtype}, stem=stem, dtype=site.query.value.dtype)
         if found.bias.kind == DISTANCE:
-            operands["distance_bias"] = _by_distance(value, tape, stem)
+            operands["distance_bias"] = by_distance(value, tape, stem)
         else:
             operands["bias"] = value
     return operands
 
 
-def _by_distance(bias: ir.Value, tape: Tape, stem: str) -> ir.Value:
+def by_distance(bias: ir.Value, tape: Tape, stem: str) -> ir.Value:
     """[1|N, 2S-1] by key - query: the first column read upwards (distance < 0), then the first row."""
     second = tape.vector([1])
     one_query = [tape.vector([0, 0]), tape.vector([1, 1]), tape.vector([0, 2])]

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.atoms import Kind, axis_of
-from raggedrt.graph_passes.axes.rule import PackingRefused, packed_axis_number
+from raggedrt.graph_passes.axes.rule import PackingRefused, packed_axes, packed_axis_number
 from raggedrt.graph_passes.biases import SiteBias, bias_operands, why_not_passed
+from raggedrt.graph_passes.disentangled import disentangled_operands, why_not_by_distance
 from raggedrt.graph_passes.masks.explain import MaskExplanation, explain_mask
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 from raggedrt.graph_passes.masks.pairs import OWN, PADDED
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import TOKENS
-from raggedrt.graph_passes.sites.site import BNSH, AttentionSite, MaskTerm, Operand
+from raggedrt.graph_passes.sites.site import AttentionSite, MaskTerm, Operand
 from raggedrt.graph_passes.tiles import tile_form, tile_operands
 from raggedrt.plugins.contract.abi import Feature
 from raggedrt.plugins.contract.capability import Capability
@@ -51,6 +52,7 @@ class MaskBook:
     def __init__(self, inputs: GraphInputs) -> None:
         self.inputs = inputs
         self._known: dict[MaskTerm, MaskExplanation] = {}
+        self._distances: dict[tuple[tuple[bool, ir.Value], ...], str | None] = {}
 
     def of(self, site: AttentionSite) -> SiteMask:
         """The mask of a site: all terms apply, and so does the op's own causality."""
@@ -60,6 +62,8 @@ class MaskBook:
             return SiteMask(None, f"its mask is not understood: {refused.reason}", proved=False)
         if any(found.bias is not None and found.spec != MaskSpec() for found in explained):
             return SiteMask(None, "a mask and a bias are added as one value, which cannot be taken apart", proved=False)
+        if (reason := self._why_not_by_distance(site)) is not None:
+            return SiteMask(None, reason, proved=False)
         specs = [found.spec for found in explained if found.spec is not None]
         spec = site.spec.conjoined(MaskSpec(causal=site.causal))
         for found in specs:
@@ -68,14 +72,22 @@ class MaskBook:
         biases = tuple(SiteBias(term, found.bias) for term, found in pairs if found.bias is not None)
         return SiteMask(spec, None, all(found.proved for found in explained), biases)
 
+    def _why_not_by_distance(self, site: AttentionSite) -> str | None:
+        indices = tuple((term.of_query, term.index) for term in site.disentangled)
+        if indices and indices not in self._distances:
+            self._distances[indices] = why_not_by_distance(site.disentangled, self.inputs)
+        return self._distances.get(indices)
+
     def _explain(self, term: MaskTerm) -> MaskExplanation:
         if term not in self._known:
             self._known[term] = explain_mask(term.value, term.polarity, self.inputs, term.axes)
         return self._known[term]
 
 
-def why_not_lowered(site: AttentionSite, mask: SiteMask, capability: Capability, *, ragged: bool) -> str | None:
-    """The reason why a site stays as it is, or None."""
+def why_not_lowered(
+    site: AttentionSite, mask: SiteMask, capability: Capability, *, ragged: bool, approximate: bool = False
+) -> str | None:
+    """The reason why a site stays as it is, or None; `approximate`: it may compute something else if asked for."""
     if mask.kept is not None:
         return mask.kept
     if site.unsupported:
@@ -84,6 +96,11 @@ def why_not_lowered(site: AttentionSite, mask: SiteMask, capability: Capability,
         return mask.reason
     if not mask.spec.padding and not ragged:
         return "its mask does not hide padded keys, so valid tokens read padded slots, which packing removes"
+    if ragged and not approximate and mask.imposed is None and mask.spec.reads_length:
+        return (
+            f"its mask depends on the length of the padded row ({mask.spec.describe()}), which ragged inputs do not "
+            "have; with --accept-approximation it is that of the longest sequence of each call"
+        )
     if mask.imposed is None and not site.zero_where_unattended and not mask.spec.shows_itself:
         return (
             f"a token does not always see itself ({mask.spec.describe()}), so where the keys it sees are padding it "
@@ -129,6 +146,7 @@ def features_of(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias] 
     for found in biases:
         features |= found.bias.feature
     features |= Feature.SOFTCAP if site.softcap else Feature(0)
+    features |= Feature.DISENTANGLED if site.disentangled else Feature(0)
     features |= Feature.GROUPED_QUERY if site.kv_num_heads != site.num_heads else Feature(0)
     features |= Feature.VALUE_HEAD_SIZE if site.value_head_size != site.head_size else Feature(0)
     return features
@@ -147,12 +165,12 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
         "max_seqlen_k": plan.max_seqlen,
     }
     mask_inputs, mask_attributes, by_position = _mask_operands(site, spec, region)
-    if plan.kept or by_position or biases:
+    if plan.kept or by_position or biases or site.disentangled:
         # A kept slot is a query without being a key, and distances and positions are those of the padded row; without
         # either, packed order says all that causality and a mask of own tokens need.
         places = plan.own_positions if spec.of == OWN else (plan.position, plan.key_position)
         inputs |= dict(zip(("positions_q", "positions_k"), places, strict=True))
-    inputs |= bias_operands(site, biases, region) | mask_inputs
+    inputs |= bias_operands(site, biases, region) | disentangled_operands(site, region) | mask_inputs
     attributes: dict[str, int | float | Sequence[int]] = {
         "num_heads": site.num_heads,
         "kv_num_heads": site.kv_num_heads if site.kv_num_heads != site.num_heads else 0,
@@ -164,7 +182,7 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
     output = tape.custom("RaggedAttention", inputs, attributes, stem=stem).outputs[0]
     output.type = site.query.value.type
     output.shape = ir.Shape([TOKENS, site.num_heads * site.value_head_size])
-    if site.output_layout != BNSH:
+    if not site.output_layout.heads:
         return output
     split: list[int | str] = [TOKENS, site.num_heads, site.value_head_size]
     target = tape.vector([-1, site.num_heads, site.value_head_size])
@@ -194,7 +212,7 @@ def _rows(site: AttentionSite, operand: Operand, heads: int, head_size: int, reg
     if axes is None or slot is None or axis_of(axes, Kind.BATCH) is None:
         raise PackingRefused(site.anchor, f"'{operand.value.name}' does not hold one row per token")
     form = region.packed(operand.value)
-    rank = len(axes) - 1
+    rank = len(packed_axes(axes))
     front = [packed_axis_number(axes, number) for number in (slot, *operand.layout.heads)]
     last = packed_axis_number(axes, operand.layout.feature)
     rest = [number for number in range(rank) if number not in (*front, last)]  # axes of size one

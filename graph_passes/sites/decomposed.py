@@ -14,14 +14,17 @@ from typing import Any
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
-from raggedrt.graph_passes.axes.atoms import Kind, axis_size, has
+from raggedrt.graph_passes.axes.atoms import Axes, Kind, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import Polarity
 from raggedrt.graph_passes.sites.mask_terms import hidden_by_where, scalar, split_terms
+from raggedrt.graph_passes.sites.merged import disentangled, only_regroups, unmerged
 from raggedrt.graph_passes.sites.repeats import unrepeated
 from raggedrt.graph_passes.sites.site import (
     BNSH,
+    MERGED,
     AttentionSite,
+    DisentangledTerm,
     HeadLayout,
     MaskTerm,
     NotThisForm,
@@ -73,7 +76,7 @@ def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool] | None:
         node = users[0].node
         if node.op_type == "Where" and _is_nan_guard(node, current):
             guarded = True
-        elif node.op_type not in _PASS_THROUGH:
+        elif node.op_type not in (*_PASS_THROUGH, "Reshape"):  # what a Reshape does is checked when axes are known
             _refuse_detour(users)
             return None
         current = node.outputs[0]
@@ -114,7 +117,10 @@ class _Scores:
     scale: float = 1.0
     softcap: float = 0.0
     masks: list[MaskTerm] = dataclasses.field(default_factory=list)
-    unsupported: list[str] = dataclasses.field(default_factory=list)
+    merged: list[MaskTerm] = dataclasses.field(default_factory=list)
+    """Terms added where batch and heads share an axis."""
+    split: bool = False
+    """The walk has come from scores [B, N, ...] to scores [B*N, ...]."""
 
 
 def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
@@ -139,7 +145,8 @@ def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
     source = softmax.inputs[0]
     if source is None:
         return None
-    multiply = _walk_back(source, scores, form)
+    _check_reshapes(softmax, product, analysis, form)
+    multiply = _walk_back(source, scores, form, analysis)
     query, key = (_unscaled(value, scores) for value in multiply.inputs[:2])
     if scores.scale == 0.0:
         raise NotThisForm(form, "the scores are multiplied by zero")  # zero would ask the op for its default
@@ -147,6 +154,16 @@ def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
     if value is None:
         return None
     return _site(softmax, form, scores, (query, key, value), product.outputs[0], analysis)
+
+
+def _check_reshapes(softmax: ir.Node, product: ir.Node, analysis: AxisAnalysis, form: str) -> None:
+    """Between Softmax and product nothing is reshaped but batch and heads into one axis."""
+    node = product.inputs[0].producer() if product.inputs[0] is not None else None
+    while node is not None and node is not softmax:
+        if node.op_type == "Reshape" and not only_regroups(node, analysis):
+            raise NotThisForm(form, f"the attention weights pass through Reshape ('{node.outputs[0].name}')")
+        value = node.inputs[2] if node.op_type == "Where" else node.inputs[0]
+        node = None if value is None else value.producer()
 
 
 def _opset(node: ir.Node) -> int:
@@ -163,15 +180,22 @@ def _leads_to_product(value: ir.Value | None, depth: int = _MAX_DEPTH) -> bool:
     return node.op_type in _SCORE_OPS and any(_leads_to_product(v, depth - 1) for v in node.inputs)
 
 
-def _walk_back(value: ir.Value, scores: _Scores, form: str) -> ir.Node:
+def _walk_back(value: ir.Value, scores: _Scores, form: str, analysis: AxisAnalysis) -> ir.Node:
     """Follow the scores back to the product of queries and keys."""
+    outer = scores.masks
     for _ in range(_MAX_DEPTH):
         node = value.producer()
         if node is None:
             raise NotThisForm(form, "the scores come from outside the graph")
         if node.op_type == "MatMul":
+            if scores.masks is not outer:
+                scores.masks, scores.merged = outer, scores.masks
             return node
-        following = _step(node, scores, form)
+        if node.op_type == "Reshape" and only_regroups(node, analysis) and scores.masks is outer:
+            scores.masks, scores.split = [], True
+            following = node.inputs[0]
+        else:
+            following = _step(node, scores, form)
         if following is None:
             raise NotThisForm(form, f"the scores pass through {node.op_type} ('{node.outputs[0].name}')")
         value = following
@@ -258,38 +282,77 @@ def _site(
     query_axes, key_axes, value_axes = (analysis.axes_of(v) for v in operands)
     if query_axes is None or key_axes is None or value_axes is None:
         raise NotThisForm(form, "what the axes of query, key or value mean is not known")
-    if not len(query_axes) == len(key_axes) == len(value_axes) == 4:
-        raise NotThisForm(
-            form, f"query, key and value have ranks {len(query_axes)}, {len(key_axes)}, {len(value_axes)}, not 4"
-        )
-    expected = ((query_axes, 2), (key_axes, 3), (value_axes, 2))
-    if not all(has((axes[number],), Kind.TOKEN) for axes, number in expected):
-        raise NotThisForm(form, "query, key and value are not laid out as [batch, heads, slots, head size]")
-    if any(has((axes[1], axes[-1 if number == 2 else 2]), Kind.TOKEN) for axes, number in expected):
-        raise NotThisForm(form, "heads or features of query, key or value hold slots")
+    layouts = _layouts(form, query_axes, key_axes, value_axes)
     require_batch_first(form, query_axes, key_axes, value_axes)
-    heads = static_size(query_axes, 1, form, "number of heads")
-    head_size = static_size(query_axes, 3, form, "head size")
-    value_size = static_size(value_axes, 3, form, "value head size")
-    key_operand, key_heads = unrepeated(Operand(key, HeadLayout((1,), 2)), analysis)
-    value_operand, value_heads = unrepeated(Operand(value, BNSH), analysis)
-    if key_heads != value_heads:
-        key_operand, value_operand = Operand(key, HeadLayout((1,), 2)), Operand(value, BNSH)
-        key_heads = axis_size(key_axes[1]).static or heads
+    heads = _features(query_axes, layouts[0].heads[0], form, "number of heads")
+    head_size = static_size(query_axes, layouts[0].feature, form, "head size")
+    value_size = static_size(value_axes, layouts[2].feature, form, "value head size")
+    key_operand, key_heads = unrepeated(Operand(key, layouts[1]), analysis)
+    value_operand, value_heads = unrepeated(Operand(value, layouts[2]), analysis)
+    if key_heads != value_heads or layouts[0] == MERGED:
+        key_operand, value_operand = Operand(key, layouts[1]), Operand(value, layouts[2])
+        key_heads = _features(key_axes, layouts[1].heads[0], form, "number of key heads")
+    if layouts[0] == MERGED and not scores.split:
+        scores.masks, scores.merged = [], scores.masks
+    masks, terms = _merged_terms(scores, query, key, analysis, form)
+    if layouts[0] == BNSH and scores.merged:
+        raise NotThisForm(form, "scores are reshaped, but query and key are not")
     return AttentionSite(
         anchor=softmax,
         form=form,
-        query=Operand(query, BNSH),
+        query=Operand(query, layouts[0]),
         key=key_operand,
         value=value_operand,
         output=output,
-        output_layout=BNSH,
+        output_layout=layouts[2],
         num_heads=heads,
         kv_num_heads=key_heads,
         head_size=head_size,
         value_head_size=value_size,
         scale=scores.scale,
         softcap=scores.softcap,
-        masks=split_terms(scores.masks),
-        unsupported=scores.unsupported,
+        masks=split_terms(scores.masks + masks),
+        disentangled=terms,
     )
+
+
+def _layouts(form: str, query: Axes, key: Axes, value: Axes) -> tuple[HeadLayout, HeadLayout, HeadLayout]:
+    """Layouts of query, transposed key and value: four axes, or three with batch and heads merged."""
+    ranks = {len(axes) for axes in (query, key, value)}
+    if ranks == {4}:
+        layouts = (BNSH, HeadLayout((1,), 2), BNSH)
+    elif ranks == {3} and all(len(axes[0]) > 1 for axes in (query, key, value)):
+        layouts = (MERGED, HeadLayout((0,), 1), MERGED)
+    else:
+        found = ", ".join(str(len(axes)) for axes in (query, key, value))
+        raise NotThisForm(form, f"query, key and value have ranks {found}, not 4 (or 3 with batch and heads merged)")
+    rank = ranks.pop()
+    slots = (rank - 2, rank - 1, rank - 2)
+    for axes, layout, slot in zip((query, key, value), layouts, slots, strict=True):
+        if not has((axes[slot],), Kind.TOKEN):
+            raise NotThisForm(form, "query, key and value are not laid out as [batch, heads, slots, head size]")
+        if has((axes[layout.heads[0]], axes[layout.feature]), Kind.TOKEN):
+            raise NotThisForm(form, "heads or features of query, key or value hold slots")
+    return layouts
+
+
+def _features(axes: Axes, number: int, form: str, what: str) -> int:
+    """The length of an axis without its batch atom."""
+    axis = tuple(atom for atom in axes[number] if atom.kind is Kind.FEATURE)
+    return static_size((axis,), 0, form, what)
+
+
+def _merged_terms(
+    scores: _Scores, query: ir.Value, key: ir.Value, analysis: AxisAnalysis, form: str
+) -> tuple[list[MaskTerm], list[DisentangledTerm]]:
+    """What is added where batch and heads share an axis: position terms, or masks merged like the scores."""
+    masks, terms = [], []
+    for term in split_terms(scores.merged):
+        position_term, mask = disentangled(term, query, key, analysis), unmerged(term, analysis)
+        if position_term is not None:
+            terms.append(position_term)
+        elif mask is not None:
+            masks.append(mask)
+        else:
+            raise NotThisForm(form, f"'{term.value.name}' is added to scores whose batch and head axes are merged")
+    return masks, terms

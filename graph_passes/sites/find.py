@@ -10,7 +10,7 @@ from raggedrt.graph_passes.axes.analysis import AxisAnalysis, analyse
 from raggedrt.graph_passes.axes.atoms import Atom, Axes
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 from raggedrt.graph_passes.sites import decomposed, fused_ops
-from raggedrt.graph_passes.sites.site import BNSH, AttentionSite, NotThisForm, UnknownSite
+from raggedrt.graph_passes.sites.site import AttentionSite, NotThisForm, UnknownSite
 
 
 @dataclasses.dataclass
@@ -71,7 +71,7 @@ def _output_axes(site: AttentionSite, analysis: AxisAnalysis) -> Axes | None:
     query, value = analysis.axes_of(site.query.value), analysis.axes_of(site.value.value)
     if query is None or value is None:
         return None
-    if site.output_layout != BNSH:
+    if not site.output_layout.heads:
         return analysis.axes[site.output]
     features: tuple[Atom, ...] = value[site.value.layout.feature]
-    return (*query[:3], features)
+    return (*query[:-1], features)

@@ -25,6 +25,8 @@ class HeadLayout:
 
 BNSH = HeadLayout((1,), 3)
 BSNH_FLAT = HeadLayout((), 2)
+MERGED = HeadLayout((0,), 2)
+"""`[B*N, S, H]`: batch and heads share an axis."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,25 @@ class MaskTerm:
     factor: float = 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class DisentangledTerm:
+    """DeBERTa's position terms: (operand table^T)[row, index] * factor is added to the scores.
+
+    Attributes:
+        of_query: the operand is the query and the row its slot; else the key, and the term is that of the key's slot.
+        operand: `[B*N, S, H]`.
+        table: projected position embeddings [N, C, H], or [N, H, C] where `table_transposed`.
+        index: which of the C columns, integer `[..., S, S]` by (row slot, other slot).
+    """
+
+    of_query: bool
+    operand: ir.Value
+    table: ir.Value
+    table_transposed: bool
+    index: ir.Value
+    factor: float
+
+
 @dataclasses.dataclass
 class AttentionSite:
     """softmax(query key^T * scale, masked) value. Never serialised: the original nodes stay until it is lowered.
@@ -61,6 +82,7 @@ class AttentionSite:
         scale: factor on query key^T.
         softcap: c > 0 where the scaled scores s become c * tanh(s / c) before any mask.
         masks: terms that hide keys.
+        disentangled: position terms that are added to the scores.
         causal: the op itself hides later keys.
         spec: what the op's attributes say of the mask.
         zero_where_unattended: a query that sees no key yields zeros, as with `RaggedAttention`; other forms leave it to
@@ -82,8 +104,9 @@ class AttentionSite:
     scale: float
     softcap: float = 0.0
     masks: list[MaskTerm] = dataclasses.field(default_factory=list)
+    disentangled: list[DisentangledTerm] = dataclasses.field(default_factory=list)
     causal: bool = False
-    spec: MaskSpec = MaskSpec()
+    spec: MaskSpec = dataclasses.field(default_factory=MaskSpec)
     zero_where_unattended: bool = False
     unsupported: list[str] = dataclasses.field(default_factory=list)
 
