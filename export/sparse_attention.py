@@ -77,7 +77,7 @@ def _translator() -> Callable[..., Any]:
 
 
 def _register_schema() -> None:
-    """onnxscript makes nodes of registered ops only."""
+    """Makes the op known: onnxscript makes nodes of registered ops only."""
     import onnx.defs
 
     if onnx.defs.has(OP, VERSION, DOMAIN):

@@ -189,7 +189,7 @@ def _pack(
     specs = {}
     for site in understanding.sites:
         mask = masks[site.output]
-        reason = why_not_lowered(site, mask, capability, ragged=ragged)
+        reason = why_not_lowered(site, mask, capability, ragged=ragged, approximate=config.accept_approximation)
         if reason is not None:
             refused[site.output] = (site, reason)
         elif mask.spec is not None:

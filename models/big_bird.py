@@ -33,7 +33,9 @@ class BlockSparseAttention(nn.Module):
         self.block = int(original.block_size)
         self.random = int(original.num_random_blocks)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **others: Any) -> tuple[Tensor, None]:
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **others: Any
+    ) -> tuple[Tensor, None]:
         """Takes float [batch, slots, hidden] and the mask [batch, slots]; returns the same shape, and no weights."""
         query, key, value = (
             split_heads(layer(hidden_states), self.heads) for layer in (self.query, self.key, self.value)

@@ -1,4 +1,4 @@
-"""Sparse attention as one PyTorch op, `torch.ops.raggedrt.sparse_attention`, for modules that are written to be exported.
+"""Sparse attention as one PyTorch op, `torch.ops.raggedrt.sparse_attention`, for modules meant to be exported.
 
 `torch.onnx` turns the op into one node that the graph passes read as attention with a known mask, whatever the pattern.
 Here it has a reference implementation, so that such a module also runs (slowly) and trains nothing in PyTorch.
@@ -130,7 +130,7 @@ def sparse_attention(
         key: float [batch, key heads, slots, head size]; key heads divide heads, head n reads key head
             n // (heads / key heads).
         value: float [batch, key heads, slots, value head size].
-        attention_mask: [batch, slots], non-zero where a slot holds a token; padded keys are never seen. None: no padding.
+        attention_mask: [batch, slots], non-zero where a slot holds a token; padded keys are never seen. None: none is.
         scale: Factor on query key^T; None: 1 / sqrt(head size).
         causal: Keys after the query are hidden, whatever else is said.
         window: How many slots before and after itself a query sees, inclusive; -1: all. (`sliding_window` of
@@ -151,14 +151,20 @@ def sparse_attention(
     """
     _check(query, key, value, attention_mask)
     numbers = {"window": min(window) + 1, "dilation": dilation - 1, "block_size": block_size}
-    numbers |= {"global_blocks": global_blocks, "dense_up_to": dense_up_to, "global_tokens": min(global_tokens, default=0)}
+    numbers |= {
+        "global_blocks": global_blocks,
+        "dense_up_to": dense_up_to,
+        "global_tokens": min(global_tokens, default=0),
+    }
     for name, number in numbers.items():
         if number < 0:
             raise InputError(f"sparse_attention: {name} is below its least value.")
     if block_window < 1 or block_window % 2 == 0:
         raise InputError(f"sparse_attention: block_window is {block_window}; expected an odd number of blocks.")
     if block_size and (tuple(window) != (-1, -1) or dilation != 1 or global_tokens):
-        raise InputError("sparse_attention: blocks (block_size) and windows, dilation or global tokens exclude each other.")
+        raise InputError(
+            "sparse_attention: blocks (block_size) and windows, dilation or global tokens exclude each other."
+        )
     result: Tensor = _sparse_attention(
         query,
         key,
@@ -184,8 +190,10 @@ def _check(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | N
         raise InputError(f"sparse_attention: expected [batch, heads, slots, head size], found {shapes}.")
     if query.shape[3] != key.shape[3] or key.shape[1] != value.shape[1] or query.shape[1] % key.shape[1]:
         raise InputError(f"sparse_attention: heads or head sizes do not fit together: {shapes}.")
+    if query.shape[2] != key.shape[2] or key.shape[2] != value.shape[2]:
+        raise InputError(f"sparse_attention: query, key and value hold the same slots (no cache), found {shapes}.")
     if attention_mask is not None and attention_mask.dim() != 2:
         raise InputError(
-            f"sparse_attention: attention_mask has {attention_mask.dim()} dimensions; expected [batch, slots], non-zero "
-            "where a slot holds a token. What a larger mask says beyond padding is said by the other arguments."
+            f"sparse_attention: attention_mask has {attention_mask.dim()} dimensions; expected [batch, slots], "
+            "non-zero where a slot holds a token. What a larger mask says beyond padding, other arguments say."
         )

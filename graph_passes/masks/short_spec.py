@@ -31,10 +31,10 @@ from raggedrt.graph_passes.masks.algebra import (
     Window,
 )
 from raggedrt.graph_passes.masks.bigbird import BigBird
-from raggedrt.graph_passes.masks.short_rows import ShortRow
 from raggedrt.graph_passes.masks.block_list import load_block_list
 from raggedrt.graph_passes.masks.expressions import MAX_DEPTH, all_terms, any_term
 from raggedrt.graph_passes.masks.pairs import OWN, PADDED
+from raggedrt.graph_passes.masks.short_rows import ShortRow
 from raggedrt.graph_passes.masks.spec import MaskSpec
 
 Value = int | str | tuple[int, ...]

@@ -22,10 +22,12 @@ from raggedrt.graph_passes.masks.algebra import (
     Window,
 )
 from raggedrt.graph_passes.masks.analytic import AnalyticMask, analytic_form
+from raggedrt.graph_passes.masks.bigbird import BigBird
 from raggedrt.graph_passes.masks.block_list import BlockList
 from raggedrt.graph_passes.masks.density import kept_pairs
 from raggedrt.graph_passes.masks.pairs import OWN, PADDED, BoolArray, Pairs
 from raggedrt.graph_passes.masks.rules import Clauses, clauses_of
+from raggedrt.graph_passes.masks.short_rows import ShortRow
 
 EVERYTHING = Everything()
 
@@ -87,6 +89,11 @@ class MaskSpec:
         """It says nothing about a batch without a padding mask."""
         terms = list(expressions.leaves(self.expression))
         return any(isinstance(term, KeyPadding | QueryPadding) for term in terms)
+
+    @property
+    def reads_length(self) -> bool:
+        """It counts from the end of the row or changes with its length."""
+        return any(isinstance(term, BigBird | ShortRow) for term in expressions.leaves(self.pattern))
 
     def conjoined(self, other: MaskSpec) -> MaskSpec:
         """What both show.

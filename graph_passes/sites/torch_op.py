@@ -84,9 +84,7 @@ def _spec(node: ir.Node) -> MaskSpec:
 def _pattern(node: ir.Node) -> Term:
     block = int_attribute(node, "block_size", 0)
     if block:
-        return BigBird(
-            block, int_attribute(node, "block_window", 0), int_attribute(node, "global_blocks", 0), random=0
-        )
+        return BigBird(block, int_attribute(node, "block_window", 0), int_attribute(node, "global_blocks", 0), random=0)
     window = Window(
         int_attribute(node, "window_left", -1),
         int_attribute(node, "window_right", -1),
