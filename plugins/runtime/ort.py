@@ -14,7 +14,7 @@ from raggedrt.plugins.runtime.guard import check_bodies, check_library, warn_if_
 from raggedrt.plugins.runtime.library import library_info, op_library_path
 from raggedrt.plugins.runtime.model_input import AnyModel, ModelInput, model_input
 from raggedrt.plugins.runtime.ort_errors import LOAD_ERRORS, import_onnxruntime, translated
-from raggedrt.plugins.runtime.ort_values import session_class
+from raggedrt.plugins.runtime.ort_values import bfloat16_session, has_bfloat16
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -127,13 +127,14 @@ def create_session(
             options.register_custom_ops_library(os.fspath(library))
             _registered[options].add(library)
         # ONNX Runtime's own fallback would hide a wrong provider option behind a session on the CPU.
-        session = session_class(runtime)(
-            model.source,
-            options,
-            providers=list(providers),
-            provider_options=None if provider_options is None else list(provider_options),
-            enable_fallback=0,
-        )
+        arguments: dict[str, Any] = {
+            "providers": list(providers),
+            "provider_options": None if provider_options is None else list(provider_options),
+            "enable_fallback": 0,
+        }
+        session = runtime.InferenceSession(model.source, options, **arguments)
+        if has_bfloat16(session):
+            session = bfloat16_session(runtime)(model.source, options, **arguments)
     if absent := [name for name in map(provider_name, providers) if name not in session.get_providers()]:
         raise TargetError(
             f"{absent[0]} does not start on this machine: its device or one of its libraries is missing (ONNX Runtime "

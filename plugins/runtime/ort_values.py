@@ -30,18 +30,18 @@ def run_with_values(
     return [_to_array(value) for value in session.run_with_ort_values(list(output_names), values)]
 
 
-def session_class(runtime: Any) -> type[onnxruntime.InferenceSession]:
-    """`InferenceSession` whose `run` also takes and gives `ml_dtypes.bfloat16` arrays, where the model has any."""
+def has_bfloat16(session: onnxruntime.InferenceSession) -> bool:
+    """Whether an input or output of the model is bfloat16."""
+    return any(tensor.type == BFLOAT16_VALUE for tensor in (*session.get_inputs(), *session.get_outputs()))
+
+
+def bfloat16_session(runtime: Any) -> type[onnxruntime.InferenceSession]:
+    """`InferenceSession` whose `run` also takes and gives `ml_dtypes.bfloat16` arrays."""
     base: type[onnxruntime.InferenceSession] = runtime.InferenceSession
 
     class InferenceSession(base):  # type: ignore[misc]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options)
-            tensors = [*self.get_inputs(), *self.get_outputs()]
-            self._has_bfloat16 = any(tensor.type == BFLOAT16_VALUE for tensor in tensors)
-
         def run(self, output_names: Sequence[str] | None, input_feed: dict[str, Any], run_options: Any = None) -> Any:
-            if not self._has_bfloat16 or run_options is not None:
+            if run_options is not None:
                 return super().run(output_names, input_feed, run_options)
             names = output_names or [output.name for output in self.get_outputs()]
             return run_with_values(self, names, input_feed)

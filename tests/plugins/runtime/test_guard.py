@@ -35,6 +35,10 @@ def facts(**changes: object) -> ModelFacts:
     return ModelFacts((dataclasses.replace(GOOD, **changes),), (), {})  # type: ignore[arg-type]
 
 
+def test_an_op_of_its_own_body_needs_no_library() -> None:
+    check_library(facts(op_type="BlockMask"), INFO, "m.onnx")
+
+
 def test_what_the_library_knows_passes() -> None:
     check_library(facts(), INFO, "m.onnx")
     with pytest.raises(TargetError):
@@ -48,7 +52,7 @@ def test_what_the_library_knows_passes() -> None:
         ({"features": 1 << 40}, "uses bit 40, which the op library 0.9 does not know"),
         ({"abi": 2}, "needs op ABI 2, and the op library 0.9 has 1"),
         ({"abi": 0}, "needs op ABI 0"),
-        ({"op_type": "BlockMask"}, "the op library 0.9 has no such op"),
+        ({"op_type": "BlockMask", "has_body": False}, "the op library 0.9 has no such op"),
     ],
 )
 def test_what_it_does_not_know_is_a_matter_of_the_machine(changes: dict[str, object], message: str) -> None:

@@ -6,6 +6,7 @@ import pathlib
 import warnings
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -209,3 +210,17 @@ def test_feeds_reach_the_plain_session() -> None:
     assert type(session) is onnxruntime.InferenceSession
     values: list[Array] = session.run(["pooled"], FEEDS)
     assert values[0].shape == (1, 8)
+
+
+def test_a_plain_session_takes_and_gives_bfloat16() -> None:
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BFLOAT16, ["n"]) for name in "xy")
+    graph = onnx.helper.make_graph([node], "copy", [x], [y])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    session = ort_session(model, native=False)
+    assert isinstance(session, onnxruntime.InferenceSession)
+    array = np.array([1.5, -2.0, 0.0], ml_dtypes.bfloat16)
+    for names in (None, ["y"]):
+        (got,) = session.run(names, {"x": array})
+        assert got.dtype == array.dtype
+        assert np.array_equal(got, array)
