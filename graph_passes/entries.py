@@ -30,6 +30,7 @@ def attention_entries(
 ) -> list[AttentionEntry]:
     """One entry per attention site found, in graph order (unknown ones last); `lowered` are anchors of sites."""
     chosen = understanding.analysis.inputs.sequence or config_length
+    refused = {refusal.node: refusal.reason for refusal in report.record("pack").refused}
     stopped = next((refusal for refusal in report.record("pack").refused), None)
     general = (
         "removing padding was not asked for"
@@ -56,7 +57,7 @@ def attention_entries(
             op="RaggedAttention" if site.anchor in lowered else None,
             reason=None
             if site.anchor in lowered
-            else (mask.kept or mask.reason or "; ".join(site.unsupported) or general),
+            else (mask.kept or mask.reason or "; ".join(site.unsupported) or refused.get(site.name) or general),
             proved=None if mask.spec is None else mask.proved,
             mask_spec=None if mask.spec is None else mask.spec.to_json(),
             sparsity=None if mask.imposed is None else imposed_text(mask.imposed),

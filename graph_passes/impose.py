@@ -148,7 +148,7 @@ def _imposed(mask: SiteMask, wanted: MaskSpec, lengths: ModelLengths, *, ragged:
     """The mask of a site and-ed with what is wanted; where it cannot be, there is none, and a reason."""
     own = mask.spec
     if own is None:
-        return mask
+        return dataclasses.replace(mask, imposed=wanted)
     positional = own.pattern != EVERYTHING or bool(mask.biases)
     if ragged and positional:
         wanted = dataclasses.replace(wanted, of=PADDED)
@@ -161,7 +161,7 @@ def _imposed(mask: SiteMask, wanted: MaskSpec, lengths: ModelLengths, *, ragged:
             f"({wanted}); impose '{wanted} of=padded', or use ragged inputs and outputs"
         )
     if reason is not None:
-        return dataclasses.replace(mask, spec=None, reason=reason)
+        return dataclasses.replace(mask, spec=None, reason=reason, imposed=wanted)
     # Masked queries are those at padding, whatever positions count.
     both = dataclasses.replace(own, padded_queries_masked=False).conjoined(wanted)
     opened = own.unattended_rows_open and both.shows_itself

@@ -98,13 +98,14 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     understanding = _understand(graph, config, report)
     masks = _impose(understanding, _explain_masks(understanding, config, report), config, report)
     original_outputs = list(graph.outputs)
-    packed = (config.wants("pack") or config.imposes) and _pack(graph, understanding, masks, config, report)
-    direct = set[ir.Node]()
+    lowered = set[ir.Node]()
+    if config.wants("pack") or config.imposes:
+        lowered = _pack(graph, understanding, masks, config, report)
+    packed, direct = bool(lowered), set[ir.Node]()
     if config.wants("sparse") and not packed:
         kept = {site.anchor: masks[site.output].kept for site in understanding.sites}
         direct = lower_directly(graph, CAPABILITIES[config.target], report.record("sparse"), kept)
-    lowered = {site.anchor for site in understanding.sites} if packed else direct
-    report.attention = attention_entries(understanding, masks, report, lowered, config.opt_length)
+    report.attention = attention_entries(understanding, masks, report, lowered | direct, config.opt_length)
     if packed:
         report.record("collapse_views").matched = collapse_views(model)
     report.position_limit = position_limit(understanding)
@@ -183,7 +184,8 @@ def _pack(
     masks: dict[ir.Value, SiteMask],
     config: RewriteConfig,
     report: RewriteReport,
-) -> bool:
+) -> set[ir.Node]:
+    """Pack; returns the anchors of the sites that were lowered, none where packing stopped."""
     capability, ragged = CAPABILITIES[config.target], config.io == "ragged"
     refused = {}
     specs = {}
@@ -209,8 +211,9 @@ def _pack(
     except PackingRefused as refusal:
         record.refused.append(Refusal(refusal.node, refusal.reason))
         logger.info("packing stopped at %s", refusal)
-        return False
-    return True
+        return set()
+    record.refused += [Refusal(site.name, reason) for site, reason in refused.values()]
+    return {site.anchor for site in understanding.sites if site.output in specs}
 
 
 def finish(model: ir.Model) -> None:
@@ -243,8 +246,9 @@ def _require(config: RewriteConfig, report: RewriteReport, *, packed: bool, dire
     """Features that were asked for by name, and ragged I/O, are requirements; of "auto" one must apply."""
     if config.allow_partial:
         return
-    if config.imposes and not packed:
-        raise FeatureError(_explain_stop("The sparsity could not be imposed", report))
+    for entry in report.attention:
+        if entry.op is None and (entry.sparsity is not None or (config.sparsity is not None and entry.heads is None)):
+            raise FeatureError(_explain_stop(f"The sparsity could not be imposed on {entry.node}", report))
     if not packed and ("pack" in config.required or config.io == "ragged"):
         raise FeatureError(_explain_stop("Padding could not be removed", report))
     if not fused and "fuse" in config.required:
