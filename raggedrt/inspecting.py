@@ -9,42 +9,71 @@ from typing import Any
 
 import onnx_ir as ir
 
+from raggedrt.drawing import draw_mask, file_name
+from raggedrt.errors import InputError
 from raggedrt.onnx_files import read_onnx
 from raggedrt.plugins.bundle.model_facts import load_proto, model_facts
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.rewriting import make_config, run_passes
+from raggedrt.sparse_facts import mask_facts
 
 
-def inspect(model: str | os.PathLike[str], *, io: str | None = "padded") -> dict[str, Any]:
-    """Facts about an ONNX file or a bundle; nothing is executed or written.
+def inspect(
+    model: str | os.PathLike[str],
+    *,
+    io: str | None = "padded",
+    length: int | None = None,
+    draw: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Facts about an ONNX file or a bundle; the model is not run, and nothing but drawings is written.
 
     A model without RaggedRT ops is rewritten in memory to tell what would be lowered and packed, and why not.
 
     Args:
         model: ONNX file or bundle directory.
         io: inputs and outputs of the rewrite that is tried.
+        length: tokens at which masks are looked at; None: a static length, or one that shows what they do.
+        draw: folder to draw each distinct mask in, as PNG; needs Pillow (the extra `draw`).
 
     Returns:
         A dictionary of plain values: `path`, `nodes`, `opset`, `ops` (live RaggedRT nodes by op), `report` (as
-        `report.json`, None where there is none), `region` (tensors at which padding would be removed and restored),
-        `bundle` (the manifest without its file list, None for a file), `warnings`.
+        `report.json`, None where there is none), `masks` (one dictionary per distinct mask, as `mask_facts` of
+        `raggedrt.sparse_facts` says, with `image` where it was drawn), `region` (tensors at which padding would be
+        removed and restored), `bundle` (the manifest without its file list, None for a file), `warnings`.
 
     Raises:
         InputError: the file or bundle is unusable.
     """
     path = pathlib.Path(model)
-    if path.is_dir():
-        bundle = open_bundle(path)
-        facts = _file_facts(bundle.model_path)
-        return {
-            **facts,
-            "path": str(path),
-            "report": bundle.report,
-            "bundle": bundle.manifest.model_dump(mode="json", exclude={"files"}),
-        }
-    facts = _file_facts(path)
-    return {**facts, **({} if facts["ops"] else _trial(path, io))}
+    facts = _bundle_facts(path) if path.is_dir() else _file_facts(path)
+    if not path.is_dir() and not facts["ops"]:
+        facts |= _trial(path, io)
+    masks = [] if facts["report"] is None else mask_facts(facts["report"], length)
+    if draw is not None:
+        _draw(masks, pathlib.Path(draw))
+    return {**facts, "masks": masks}
+
+
+def _bundle_facts(path: pathlib.Path) -> dict[str, Any]:
+    bundle = open_bundle(path)
+    return {
+        **_file_facts(bundle.model_path),
+        "path": str(path),
+        "report": bundle.report,
+        "bundle": bundle.manifest.model_dump(mode="json", exclude={"files"}),
+    }
+
+
+def _draw(masks: list[dict[str, Any]], folder: pathlib.Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--draw {folder}: is a file; name a folder for the drawings")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, facts in enumerate(masks, 1):
+        if facts["tiles"] is not None:
+            image = folder / file_name(number, facts)
+            draw_mask(facts, image)
+            facts["image"] = str(image)
 
 
 def _file_facts(path: pathlib.Path) -> dict[str, Any]:
@@ -70,7 +99,7 @@ def _file_facts(path: pathlib.Path) -> dict[str, Any]:
 
 def _trial(path: pathlib.Path, io: str | None) -> dict[str, Any]:
     model = read_onnx(path).model
-    config = make_config(features="auto", target="ort-cpu", io=io, allow_partial=True, opt_shapes=None)
+    config = make_config(io=io, allow_partial=True)
     report = run_passes(model, config, str(path))
     return {
         "report": report.to_json(),

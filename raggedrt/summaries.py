@@ -59,6 +59,37 @@ def sites_table(sites: Sequence[Mapping[str, Any]]) -> str:
     return format_table(SITE_COLUMNS, rows)
 
 
+def masks_text(masks: Sequence[Mapping[str, Any]]) -> str:
+    """Density, tiles and FLOPs of each distinct mask, and where skipping does not pay."""
+    if not masks:
+        return ""
+    rows = [
+        (
+            f"{number}: {mask['mask']}",
+            len(mask["sites"]),
+            mask["length"],
+            f"{mask['density']:.3g}",
+            _tiles_text(mask["tiles"]),
+            _flops_text(mask["flops"]),
+        )
+        for number, mask in enumerate(masks, 1)
+    ]
+    columns = ("mask", "layers", "tokens", "density", "tiles: empty/partial/full", "GFLOPs per layer: kept/dense")
+    notes = [f"mask {number}: {mask['advice']}" for number, mask in enumerate(masks, 1) if mask["advice"]]
+    notes += [f"mask {number}: drawn in {mask['image']}" for number, mask in enumerate(masks, 1) if mask.get("image")]
+    return "\n".join([format_table(columns, rows), *notes])
+
+
+def _tiles_text(tiles: Mapping[str, Any] | None) -> str | None:
+    if tiles is None:
+        return None
+    return f"{tiles['empty']}/{tiles['partial']}/{tiles['full']} of {tiles['size']}, visits {tiles['visited']:.3g}"
+
+
+def _flops_text(flops: Mapping[str, Any]) -> str | None:
+    return None if flops["kept"] is None else f"{flops['kept'] / 1e9:.3g}/{flops['dense'] / 1e9:.3g}"
+
+
 def refusals_text(passes: Sequence[Mapping[str, Any]]) -> str:
     """What each pass left alone, and why."""
     rows = [(entry["name"], item["node"], item["reason"]) for entry in passes for item in entry["refused"]]
@@ -104,6 +135,7 @@ def inspection_text(facts: Mapping[str, Any]) -> str:
         parts.append(format_table(("op", "nodes"), list(facts["ops"].items())))
     if facts["report"]:
         parts += [sites_table(facts["report"]["attention"]), refusals_text(facts["report"]["passes"])]
+        parts += [masks_text(facts["masks"]), approximation_text(facts["report"].get("approximation"))]
     if facts["region"] is not None:
         region = facts["region"]
         parts.append(

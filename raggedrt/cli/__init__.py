@@ -20,6 +20,7 @@ EXTRAS = {
     "safetensors": "hf",
     "huggingface_hub": "hf",
     "onnxruntime": "cpu",
+    "PIL": "draw",
 }
 """The extra of the distribution that installs an optional module."""
 

@@ -16,11 +16,18 @@ def inspect(
     model: Annotated[pathlib.Path, typer.Argument(metavar="FILE|DIR", help="ONNX file or bundle", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     io: options.Io = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="tokens at which masks are looked at", show_default=False)
+    ] = None,
+    draw: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="DIR", help="draw each distinct mask as PNG (needs the extra draw)", show_default=False),
+    ] = None,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Attention sites, masks, what can be packed, and why not."""
-    facts = raggedrt.inspect(model, io=io)
+    facts = raggedrt.inspect(model, io=io, length=length, draw=draw)
     if json:
         print_json(facts)
     else:
