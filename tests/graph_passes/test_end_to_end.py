@@ -33,6 +33,8 @@ FORMS = {
     "eager_div": "MatMul-Softmax-MatMul",
     "eager_where": "MatMul-Softmax-MatMul",
     "sdpa": "decomposed scaled_dot_product_attention",
+    "bmm": "MatMul-Softmax-MatMul",
+    "bmm_apart": "MatMul-Softmax-MatMul",
     "attention_4d": "onnx.Attention",
     "attention_4d_causal": "onnx.Attention",
     "attention_3d": "onnx.Attention",

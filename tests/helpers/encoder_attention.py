@@ -108,6 +108,43 @@ def sdpa(graph: Encoder, x: ir.Value) -> ir.Value:
     return graph.merge_heads(op.MatMul(guarded, value))
 
 
+def _merged(graph: Encoder, x: ir.Value) -> ir.Value:
+    """[B, N, S, H] to [B*N, S, H]."""
+    length, size = graph.size(1), graph.ints([graph.spec.head_size])
+    return graph.op.Reshape(x, graph.op.Concat(graph.ints([-1]), length, size, axis=0))
+
+
+def _apart(graph: Encoder, x: ir.Value, width: ir.Value) -> ir.Value:
+    """[B*N, S, width] to [B, N, S, width]."""
+    heads = graph.ints([graph.spec.heads])
+    return graph.op.Reshape(x, graph.op.Concat(graph.size(0), heads, graph.size(1), width, axis=0))
+
+
+def bmm(graph: Encoder, x: ir.Value) -> ir.Value:
+    """torch.bmm on merged batch and heads, the mask repeated for every head and merged, too."""
+    query, key, value = (_merged(graph, part) for part in _heads(graph, x))
+    op = graph.op
+    scores = op.Mul(op.MatMul(query, op.Transpose(key, perm=[0, 2, 1])), graph.number(graph.spec.head_size**-0.5))
+    mask, length = graph.additive(), graph.size(1)
+    if mask is not None:
+        heads = graph.ints([graph.spec.heads])
+        wide = op.Expand(mask, op.Concat(graph.size(0), heads, length, length, axis=0))
+        merged = op.Concat(graph.ints([-1]), length, length, axis=0)
+        scores = op.Add(scores, op.Reshape(wide, merged))
+    mixed = op.MatMul(op.Softmax(scores, axis=-1), value)
+    return graph.merge_heads(_apart(graph, mixed, graph.ints([graph.spec.head_size])))
+
+
+def bmm_apart(graph: Encoder, x: ir.Value) -> ir.Value:
+    """The products on merged batch and heads, mask and softmax on [B, N, S, S]."""
+    query, key, value = (_merged(graph, part) for part in _heads(graph, x))
+    op, length = graph.op, graph.size(1)
+    scores = op.MatMul(query, op.Div(op.Transpose(key, perm=[0, 2, 1]), graph.number(graph.spec.head_size**0.5)))
+    weights = op.Softmax(_masked(graph, _apart(graph, scores, length)), axis=-1)
+    weights = op.Reshape(weights, op.Concat(graph.ints([-1]), length, length, axis=0))
+    return graph.merge_heads(_apart(graph, op.MatMul(weights, value), graph.ints([graph.spec.head_size])))
+
+
 def attention_4d(graph: Encoder, x: ir.Value) -> ir.Value:
     """ONNX Attention on [B, N, S, H]; grouped heads are its own."""
     query, key, value = _heads(graph, x, repeat=False)
@@ -173,6 +210,8 @@ SPELLINGS: dict[str, Callable[[Encoder, ir.Value], ir.Value]] = {
     "eager_div": eager_div,
     "eager_where": eager_where,
     "sdpa": sdpa,
+    "bmm": bmm,
+    "bmm_apart": bmm_apart,
     "attention_4d": attention_4d,
     "attention_4d_causal": attention_4d_causal,
     "attention_3d": attention_3d,
