@@ -22,7 +22,8 @@ class EncoderSpec:
     Attributes:
         attention: a key of `encoder_attention.SPELLINGS`.
         mask: padding, causal_padding, none or window (keys at most two slots back),
-            band (one slot to either side), globals (a band and slot 0), dilated (even distances).
+            band (one slot to either side), globals (a band and slot 0), dilated (even distances), given (padding and
+            the input visible, bool [B, 1, S, S]).
         head: a key of `encoder_heads.HEADS`.
         positions: none, table (a constant cut to the length), buffer (position ids cut, then looked up), cumsum
             (RoBERTa: counted from ids that are not padding), range, input (position_ids).
@@ -91,6 +92,9 @@ class Encoder(GraphWriter):
         keep = self.op.Unsqueeze(valid, self.ints([1, 2]))
         if kind == "padding":
             return keep
+        if kind == "given":
+            dims = [self.spec.batch, 1, self.spec.sequence, self.spec.sequence]
+            return self.op.And(self.input("visible", dims, ir.DataType.BOOL), keep)
         query = self.op.Unsqueeze(self.slots(), self.ints([0, 1, 3]))
         key = self.op.Unsqueeze(self.slots(), self.ints([0, 1, 2]))
         if kind == "dilated":
