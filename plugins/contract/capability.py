@@ -20,6 +20,16 @@ _BUILT = (
     | Feature.KEEP_SLOTS
     | Feature.KEEP_MASK
     | Feature.CAPACITY
+    | Feature.SOFTCAP
+    | Feature.WINDOW
+    | Feature.GLOBAL_TOKENS
+    | Feature.DILATION
+    | Feature.BLOCK_MASK
+    | Feature.BIAS
+    | Feature.DISTANCE_BIAS
+    | Feature.DISENTANGLED
+    | Feature.SINK
+    | Feature.ALIBI
 )
 
 

@@ -65,15 +65,24 @@ INSTRUCTION_SETS: tuple[tuple[str, tuple[str, ...] | None, tuple[str, ...]], ...
 SIMD_SOURCE = "cpu/simd/kernels.cc"
 CPU_SOURCES = (
     "cpu/attention.cc",
+    "cpu/block_mask.cc",
+    "cpu/call.cc",
     "cpu/isa.cc",
     "cpu/merge_states.cc",
     "cpu/packing_plan.cc",
     "cpu/position_mask.cc",
+    "cpu/query_tiles.cc",
     "cpu/schedule.cc",
+    "cpu/score_tables.cc",
+    "cpu/sparse_attention.cc",
+    "cpu/sparse_mask.cc",
+    "cpu/sparse_schedule.cc",
+    "cpu/tile_list.cc",
     "cpu/token_copy.cc",
 )
 ORT_SOURCES = (
     "ort/adapter.cc",
+    "ort/block_mask.cc",
     "ort/library.cc",
     "ort/merge_attention_states.cc",
     "ort/packing_plan.cc",

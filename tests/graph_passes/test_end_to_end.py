@@ -142,8 +142,6 @@ REFUSED = {
     "softmax over tokens": ({"head": "token_softmax"}, "padded", r"Softmax works along the token axis"),
     "weights as output": ({"head": "weights", "layers": 1}, "padded", r"weights are used for something else"),
     "no mask": ({"mask": "none"}, "padded", r"does not hide padded keys"),
-    "window": ({"mask": "window"}, "padded", r"lacks WINDOW .*key <= query and query - key <= 2"),
-    "window, ragged": ({"mask": "window"}, "ragged", r"lacks WINDOW"),
     "first slot of a decoder": ({"head": "two", "mask": "causal_padding"}, "padded", r"slot 0 is read; under a causal"),
     "run-time slot of a decoder": (
         {"head": "last_by_length", "mask": "causal_padding"}, "padded", r"under a causal mask",
@@ -183,7 +181,7 @@ def test_attention_weights_as_output_leave_that_layer_alone() -> None:
 
 
 @pytest.mark.parametrize("io", ["padded", "ragged"])
-@pytest.mark.parametrize("fields", [{"head": "two"}, {"mask": "causal_padding", "kv_heads": 2}])
+@pytest.mark.parametrize("fields", [{"head": "two"}, {"mask": "causal_padding", "kv_heads": 2}, {"mask": "window"}])
 @pytest.mark.usefixtures("op_library")
 def test_with_the_op_library(io: str, fields: dict[str, Any]) -> None:
     _check(EncoderSpec(**fields), io, native=True)

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "cpu/score_modifier.h"
 #include "cpu/tile.h"
 
 namespace raggedrt {
@@ -14,8 +15,10 @@ struct IsaKernels {
   // Packs `count` values as float rows of padded_head_size(head_size), zeros in the padding.
   void (*pack_values)(Element element, const void* source, int64_t stride, int count, int head_size, float* panel);
   // Attention of one query tile over all key tiles that `mask` lets it visit; writes output and, if not null, lse.
-  void (*attend)(const AttentionShape& shape, const QueryRows& rows, const void* query, const KeyValuePanels& panels,
-                 const TileMask& mask, const TileScratch& scratch, void* output, float* lse);
+  // `modifier` may be null.
+  void (*attend)(const AttentionShape& shape, const QueryRows& rows, const void* query, KeyValuePanels& panels,
+                 const TileMask& mask, const ScoreModifier* modifier, const TileScratch& scratch, void* output,
+                 float* lse);
   // MergeAttentionStates for `heads` heads of one token; lse arrays are `lse_stride` floats apart by head.
   void (*merge)(Element element, const void* output1, const float* lse1, const void* output2, const float* lse2,
                 int64_t lse_stride, int heads, int head_size, void* output, float* lse);

@@ -1,14 +1,12 @@
 #include "cpu/position_mask.h"
 
 #include <algorithm>
+#include <numeric>
+
+#include "cpu/bits.h"
 
 namespace raggedrt {
 namespace {
-
-uint64_t low_bits(int64_t count) {
-  if (count <= 0) return 0;
-  return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
-}
 
 struct Span {
   int32_t lowest;
@@ -44,6 +42,7 @@ KeyTileSummary summarize_keys(const int32_t* positions, int count) {
   KeyTileSummary summary;
   for (int key = 0; key < count; ++key) {
     const int32_t position = positions[key];
+    summary.consecutive &= position >= 0 && position == positions[0] + key;
     if (position < 0) continue;
     if (summary.visible == 0) {
       summary.lowest = summary.highest = position;
@@ -96,12 +95,14 @@ TileKind PositionMask::visit_positions(const QueryRows& rows, int64_t key_tile, 
   return TileKind::kPartial;
 }
 
-void PositionMask::range(const QueryRows& rows, int64_t* first, int64_t* last) const {
-  *first = 0;
-  *last = (keys_ + kKeyTile - 1) / kKeyTile;
+int64_t PositionMask::list(const QueryRows& rows, int32_t* tiles) const {
+  int64_t count = (keys_ + kKeyTile - 1) / kKeyTile;
   if (causal_ && positions_ == nullptr) {
-    *last = std::min<int64_t>(*last, position_span(rows).highest < 0 ? 0 : position_span(rows).highest / kKeyTile + 1);
+    const int32_t highest = position_span(rows).highest;
+    count = std::min<int64_t>(count, highest < 0 ? 0 : highest / kKeyTile + 1);
   }
+  std::iota(tiles, tiles + count, 0);
+  return count;
 }
 
 }  // namespace raggedrt

@@ -13,7 +13,8 @@ struct KeyTileSummary {
   uint64_t visible = 0;  // bit k: position of key k is not negative
   int32_t lowest = 0;    // of the visible positions
   int32_t highest = 0;
-  bool ascending = true;  // the visible positions never decrease
+  bool ascending = true;    // the visible positions never decrease
+  bool consecutive = true;  // all positions are visible, each one more than the one before
 };
 
 KeyTileSummary summarize_keys(const int32_t* positions, int count);
@@ -25,7 +26,7 @@ class PositionMask final : public TileMask {
       : keys_(keys), positions_(positions), summaries_(summaries), causal_(causal) {}
 
   TileKind visit(const QueryRows& rows, int64_t key_tile, uint64_t* row_bits) const override;
-  void range(const QueryRows& rows, int64_t* first, int64_t* last) const override;
+  int64_t list(const QueryRows& rows, int32_t* tiles) const override;
 
  private:
   TileKind visit_indices(const QueryRows& rows, int64_t first_key, int count, uint64_t* row_bits) const;

@@ -75,6 +75,7 @@ Schedule make_schedule(const AttentionProblem& problem, size_t workers) {
   for (int32_t sequence = 0; sequence < problem.sequences; ++sequence) {
     const SequenceCost cost = sequence_cost(problem, sequence);
     if (cost.tiles == 0) continue;
+    schedule.longest_keys = std::max(schedule.longest_keys, cost.keys);
     sequences.push_back(cost);
     schedule.cost += cost.cost * problem.kv_num_heads;
   }

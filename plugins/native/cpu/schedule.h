@@ -41,6 +41,7 @@ struct Schedule {
   std::vector<PackItem> pack_items;
   std::vector<AttendItem> attend_items;
   int64_t shared_floats = 0;       // panels of the large units
+  int64_t longest_keys = 0;        // of a sequence
   int64_t longest_small_keys = 0;  // of a sequence whose panels a worker packs for itself
   double cost = 0.0;               // of everything, in floating point operations
 };

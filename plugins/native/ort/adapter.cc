@@ -153,8 +153,9 @@ void* Context::allocate(size_t bytes) {
 }
 
 const std::vector<const OpAdapter*>& adapters() {
-  static const std::vector<const OpAdapter*> all = {&kPackingPlanAdapter, &kPackTokensAdapter, &kUnpackTokensAdapter,
-                                                    &kRaggedAttentionAdapter, &kMergeAttentionStatesAdapter};
+  static const std::vector<const OpAdapter*> all = {&kPackingPlanAdapter,     &kPackTokensAdapter, &kUnpackTokensAdapter,
+                                                    &kRaggedAttentionAdapter, &kBlockMaskAdapter,
+                                                    &kMergeAttentionStatesAdapter};
   return all;
 }
 

@@ -106,6 +106,7 @@ extern const OpAdapter kPackingPlanAdapter;
 extern const OpAdapter kPackTokensAdapter;
 extern const OpAdapter kUnpackTokensAdapter;
 extern const OpAdapter kRaggedAttentionAdapter;
+extern const OpAdapter kBlockMaskAdapter;
 extern const OpAdapter kMergeAttentionStatesAdapter;
 
 const std::vector<const OpAdapter*>& adapters();

@@ -23,7 +23,8 @@ from raggedrt.plugins.runtime.library import library_info
 ort = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.ort_cpu
 
-MOVES_DATA = {"PackingPlan", "PackTokens", "UnpackTokens"}
+EXACTLY = {"BlockMask", "PackingPlan", "PackTokens", "UnpackTokens"}
+"""Ops without arithmetic on floats."""
 ISAS = ("avx512", "avx2", "generic")
 
 
@@ -35,7 +36,7 @@ def served(op: str, case: Case) -> bool:
 
 SERVED = [
     (op, case)
-    for op in (*sorted(MOVES_DATA), "RaggedAttention", "MergeAttentionStates")
+    for op in (*sorted(EXACTLY), "RaggedAttention", "MergeAttentionStates")
     for case in CASES[op]
     if case.group is not Group.PERFORMANCE and served(op, case)
 ]
@@ -95,7 +96,7 @@ def check(op: str, case: Case, element: ElementType, library: pathlib.Path, thre
     expected = REFERENCES[op](inputs, case.attributes, compute=np.float64)
     outputs = run_case(session(op, case, inputs, library, threads), inputs, expected)
     for name, output in outputs.items():
-        tolerance = EXACT if op in MOVES_DATA else _scaled(ATTENTION[output.dtype], inputs)
+        tolerance = EXACT if op in EXACTLY else _scaled(ATTENTION[output.dtype], inputs)
         assert_close(output, expected[name], tolerance, f"{op} {case.name} {name}")
 
 

@@ -22,10 +22,6 @@ from raggedrt.plugins.runtime.library import library_info
 ort = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.ort_cpu
 
-WITHOUT_KERNEL = {"BlockMask"}
-"""Served by their function bodies until their kernels are built."""
-BODY_ONLY = {"BlockMask"}
-"""Ops without a native kernel yet: their function bodies serve."""
 PLAIN = Case("plain", Group.CORRECTNESS, Problem(lengths=(3, 4)), {"num_heads": 4})
 
 
@@ -51,7 +47,7 @@ def plain_model(**attributes: int | float) -> tuple[onnx.ModelProto, dict[str, A
 def test_capability_table_is_what_the_library_says(library: pathlib.Path) -> None:
     info = library_info(library)
     assert info.abi == ABI_VERSION
-    assert set(info.ops) == {op.name for op in OPS} - WITHOUT_KERNEL
+    assert set(info.ops) == {op.name for op in OPS}
     served = functools.reduce(operator.or_, info.features.values())
     assert served == CAPABILITIES["ort-cpu"].features
 
@@ -89,8 +85,26 @@ def test_a_missing_required_attribute_is_refused(missing: str, library: pathlib.
     "attributes", [{"softcap": 5.0}, {"window_left": 3}, {"window_right": 0}, {"dilation": 2}, {"block_size": 64}]
 )
 def test_attributes_without_their_bit_are_refused(attributes: dict[str, int | float], library: pathlib.Path) -> None:
-    with pytest.raises(Exception, match=r"'node'.*not served"):
+    with pytest.raises(Exception, match=r"'node'.*'features' does not tell"):
         load(plain_model(**attributes)[0], library)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"softcap": -1.0}, "softcap must not be negative"),
+        ({"dilation": 0}, "dilation must be at least 1"),
+        ({"block_size": 12}, "multiple of 8"),
+        ({"block_size": 2048}, "at most 1024"),
+        ({"window_left": 2**40}, "32 bits"),
+    ],
+)
+def test_impossible_attributes_are_refused(
+    attributes: dict[str, int | float], message: str, library: pathlib.Path
+) -> None:
+    served = int(library_info(library).features["RaggedAttention"])
+    with pytest.raises(Exception, match=f"'node'.*{message}"):
+        load(plain_model(**attributes, features=served)[0], library)
 
 
 def bad_feeds() -> dict[str, tuple[dict[str, Array], str]]:
@@ -123,3 +137,60 @@ def test_token_index_out_of_range_is_an_error(library: pathlib.Path) -> None:
     case = Case("bad", Group.CORNER, lambda _rng, _dtype: inputs)
     with pytest.raises(Exception, match=r"token_index\[1\] is 6"):
         load(case_model("PackTokens", case, inputs, 20), library).run(None, inputs)
+
+
+TERMS = ("bias", "distance_bias", "rel_query", "rel_key", "head_sink", "alibi_slopes")
+SPARSE = Case(
+    "sparse",
+    Group.CORRECTNESS,
+    Problem("left", 3, 21, positions=True, tiles=(1, 4), extra=(*TERMS, "rel_bucket", "head_group")),
+    {"num_heads": 4, "block_size": 8, "window_left": 9},
+)
+
+
+def bad_masks() -> dict[str, tuple[dict[str, Array | None], str]]:
+    inputs = SPARSE.inputs(np.dtype(np.float32))
+    late, early = inputs["tile_ptr"].copy(), inputs["tile_ptr"].copy()
+    late[0, 0, 1], early[0, 0, 0] = 10**6, -1
+    column, tag = inputs["tile_col"].copy(), inputs["tile_tag"].copy()
+    column[0], tag[0] = -1, len(inputs["tile_bits"])
+    return {
+        "one_side_of_positions": ({"positions_k": None}, "positions_q and positions_k, or neither"),
+        "no_tile_bits": ({"tile_bits": None}, "all or none"),
+        "row_past_the_end": ({"tile_ptr": late}, "tile_ptr must"),
+        "row_before_the_start": ({"tile_ptr": early}, "tile_ptr must point"),
+        "negative_column": ({"tile_col": column}, "tile_col must not be negative"),
+        "unsorted_columns": ({"tile_col": np.zeros_like(column)}, "tile_col must ascend"),
+        "no_such_bitmap": ({"tile_tag": tag}, "tile_tag must be"),
+        "no_such_group": ({"head_group": np.full(4, 4, np.int32)}, "head_group must be a group"),
+        "words": ({"tile_bits": inputs["tile_bits"][:, :1]}, r"\[P, block_size\^2 / 32\]"),
+        "sequences": ({"tile_ptr": np.zeros((2, 4, 4), np.int32)}, r"\[B\|1, G, R\+1\]"),
+        "short_bias": ({"bias": inputs["bias"][..., :20, :20]}, "outside of the bias"),
+        "bias_of_other_heads": ({"bias": inputs["bias"][:, :3]}, r"bias must be \[1\|B, 1\|N, S, S\]"),
+        "even_table": ({"distance_bias": inputs["distance_bias"][:, 1:]}, "distance_bias must be"),
+        "table_of_other_heads": ({"distance_bias": inputs["distance_bias"][:2]}, "distance_bias must be"),
+        "sink": ({"head_sink": np.zeros(3, np.float32)}, r"head_sink and alibi_slopes must be \[N\]"),
+        "no_such_bucket": ({"rel_bucket": inputs["rel_bucket"] + 5}, "rel_bucket must hold"),
+        "buckets_alone": ({"rel_query": None, "rel_key": None}, "disentangled terms are"),
+        "rel_rows": ({"rel_query": inputs["rel_query"][1:]}, "rel_query, rel_key and rel_bucket must be"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_masks())
+def test_impossible_masks_and_terms_are_an_error_not_a_crash(name: str, library: pathlib.Path) -> None:
+    inputs = SPARSE.inputs(np.dtype(np.float32))
+    model = case_model("RaggedAttention", SPARSE, inputs, 20)
+    del model.functions[:]
+    changed, message = bad_masks()[name]
+    node = next(node for node in model.graph.node if node.op_type == "RaggedAttention")
+    for place, given in enumerate(node.input):
+        if given in changed and changed[given] is None:
+            node.input[place] = ""
+    for value in [value for value in model.graph.input if value.name not in node.input]:
+        model.graph.input.remove(value)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    session = load(model, library)
+    feeds = {value.name: {**inputs, **changed}[value.name] for value in session.get_inputs()}
+    with pytest.raises(Exception, match=f"RaggedAttention: .*{message}"):
+        session.run(None, feeds)

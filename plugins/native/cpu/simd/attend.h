@@ -3,28 +3,31 @@
 // Scores are kept in units of log2: the query is scaled by scale * log2(e), so that the exponential is a power of two.
 #pragma once
 
-#include "cpu/simd/multiply.h"
 #include "cpu/simd/convert.h"
+#include "cpu/simd/modify.h"
+#include "cpu/simd/multiply.h"
 #include "cpu/tile.h"
 
 namespace raggedrt {
 namespace RAGGEDRT_ISA {
 
-constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 constexpr int kRowBlock = 12;  // query rows between the two products: their scores never leave the nearest cache
 constexpr int kBlockLanes = (kRowBlock + kWidth - 1) / kWidth * kWidth;
 
 // Running softmax of a query tile.
 struct SoftmaxState {
-  alignas(64) float maximum[kQueryTile + kBlockLanes - kRowBlock];  // of the scores so far; whole vectors per row block
-  Vec sum[kQueryTile];                                              // of the exponentials, by lane
+  alignas(64) float maximum[kMaxQueryRows + kBlockLanes];  // of the scores so far; whole vectors per row block
+  Vec sum[kMaxQueryRows];                                  // of the exponentials, by lane
 };
 
+// Query rows and keys of a tile that are computed together.
 struct RowBlock {
   int first;
   int count;
-  int keys;  // past the last key that any of these rows sees in the tile
+  int first_key;  // of the keys that any of these rows sees in the tile, rounded down to whole vectors
+  int keys;       // from there to the last such key
+  bool masked;    // some row does not see some key
 };
 
 RAGGEDRT_INLINE void scale_row(float* row, int vectors, float factor) {
@@ -83,7 +86,8 @@ static void softmax_rows(const RowBlock& block, const uint64_t* row_bits, float*
   RAGGEDRT_UNROLL
   for (int lane = 0; lane < kBlockLanes; ++lane) maxima[lane] = -__builtin_inff();
   for (int r = 0; r < block.count; ++r) {
-    maxima[r] = row_maximum<kMasked>(scores + r * kKeyTile, vectors, kMasked ? row_bits[block.first + r] : 0);
+    const uint64_t bits = kMasked ? row_bits[block.first + r] >> block.first_key : 0;
+    maxima[r] = row_maximum<kMasked>(scores + r * kKeyTile, vectors, bits);
   }
   raise_maxima(block, maxima, state, output, output_vectors);
   for (int r = 0; r < block.count; ++r) {
@@ -102,43 +106,68 @@ static void softmax_rows(const RowBlock& block, const uint64_t* row_bits, float*
   }
 }
 
-// One row block against one key tile. What changes scores (bias, soft cap, slopes) belongs between the first product
-// and the softmax, in units of log2; a sink is one more term of the sum when the tile list is done.
-static void visit_tile(const RowBlock& block, const uint64_t* row_bits, int head_size, const float* query,
-                       const float* keys, const float* values, int64_t value_stride, SoftmaxState& state,
-                       float* output, int output_vectors) {
+// One row block against one key tile.
+static void visit_tile(const RowBlock& block, const uint64_t* row_bits, const ScoreModifier* modifier,
+                       const QueryRows& rows, const KeyPlaces& places, int head_size, const float* query,
+                       const KeyValueTile& tile, SoftmaxState& state, float* output, int output_vectors) {
   alignas(64) float scores[kRowBlock * kKeyTile];
   const int vectors = (block.keys + kWidth - 1) / kWidth;
-  multiply<kQueryStride, false>(block.count, vectors, head_size, query + block.first * kQueryStride, keys, kKeyTile,
-                                scores, kKeyTile);
-  if (row_bits != nullptr) {
+  multiply<kQueryStride, false>(block.count, vectors, head_size, query + block.first * kQueryStride,
+                                tile.keys + block.first_key, kKeyTile, scores, kKeyTile);
+  if (modifier != nullptr) {
+    modify_scores(*modifier, rows, block.first, block.count, places, block.first_key, block.keys, scores);
+  }
+  if (block.masked) {
     softmax_rows<true>(block, row_bits, scores, state, output, output_vectors);
   } else {
     softmax_rows<false>(block, row_bits, scores, state, output, output_vectors);
   }
-  multiply<kKeyTile, true>(block.count, output_vectors, block.keys, scores, values, value_stride,
+  multiply<kKeyTile, true>(block.count, output_vectors, block.keys, scores,
+                           tile.values + block.first_key * tile.value_stride, tile.value_stride,
                            output + block.first * output_vectors * kWidth, output_vectors * kWidth);
 }
 
-// Keys up to the last one that any of the rows sees.
-RAGGEDRT_INLINE int visible_keys(const uint64_t* row_bits, int first, int count) {
+// What the rows from `first` see of a tile; no key where they see none. Null bits: everything.
+RAGGEDRT_INLINE RowBlock row_block(const uint64_t* row_bits, int first, int rows) {
+  const int count = rows - first < kRowBlock ? rows - first : kRowBlock;
+  if (row_bits == nullptr) return {first, count, 0, kKeyTile, false};
   uint64_t any = 0;
-  for (int row = first; row < first + count; ++row) any |= row_bits[row];
-  return any == 0 ? 0 : 64 - __builtin_clzll(any);
+  uint64_t all = ~uint64_t{0};
+  for (int row = first; row < first + count; ++row) {
+    any |= row_bits[row];
+    all &= row_bits[row];
+  }
+  if (any == 0) return {first, count, 0, 0, true};
+  const int first_key = __builtin_ctzll(any) / kWidth * kWidth;
+  const int last_key = 64 - __builtin_clzll(any);
+  const int computed = (last_key + kWidth - 1) / kWidth * kWidth - first_key;
+  const uint64_t needed = (computed == 64 ? ~uint64_t{0} : (uint64_t{1} << computed) - 1) << first_key;
+  return {first, count, first_key, last_key - first_key, (all & needed) != needed};
 }
 
-RAGGEDRT_INLINE void write_tile(const AttentionShape& shape, const QueryRows& rows, const SoftmaxState& state,
-                                const float* sums, int stride, void* output, float* lse) {
+// A sink is one more term of the sum, without value. Changes the row's maximum and sum, returns the output's factor.
+RAGGEDRT_INLINE float add_sink(float sink, float& maximum, float& sum) {
+  const float before = maximum;
+  maximum = sink > before ? sink : before;
+  const float factor = __builtin_exp2f(before - maximum);
+  sum = sum * factor + __builtin_exp2f(sink - maximum);
+  return factor;
+}
+
+RAGGEDRT_INLINE void write_tile(const AttentionShape& shape, const QueryRows& rows, const float* head_sink,
+                                const SoftmaxState& state, const float* sums, int stride, void* output, float* lse) {
   for (int row = 0; row < rows.count; ++row) {
-    const bool empty = state.maximum[row] == -__builtin_inff();
-    const float sum = horizontal_sum(state.sum[row]);
-    write_row(shape.element, sums + row * stride, shape.value_head_size, empty ? 0.0f : 1.0f / sum, output,
+    float maximum = state.maximum[row];
+    const bool empty = maximum == -__builtin_inff();
+    float sum = horizontal_sum(state.sum[row]);
+    float factor = 1.0f;
+    if (head_sink != nullptr && !empty) factor = add_sink(head_sink[rows.head[row]] * kLog2E, maximum, sum);
+    write_row(shape.element, sums + row * stride, shape.value_head_size, empty ? 0.0f : factor / sum, output,
               rows.index[row] * shape.value_head_size);
     if (lse != nullptr) {
       const int64_t token = rows.index[row] / shape.num_heads;
-      const int64_t head = rows.index[row] % shape.num_heads;
-      lse[head * shape.total_q + token] =
-          empty ? -__builtin_inff() : (state.maximum[row] + __builtin_log2f(sum)) * kLn2;
+      lse[rows.head[row] * shape.total_q + token] =
+          empty ? -__builtin_inff() : (maximum + __builtin_log2f(sum)) * kLn2;
     }
   }
 }
@@ -152,8 +181,31 @@ RAGGEDRT_INLINE void prefetch_output(const AttentionShape& shape, const QueryRow
   }
 }
 
-static void attend(const AttentionShape& shape, const QueryRows& rows, const void* query,
-                   const KeyValuePanels& panels, const TileMask& mask, const TileScratch& scratch, void* output,
+// Online softmax of all row blocks over the key tiles of the list.
+static void visit_tiles(const AttentionShape& shape, const QueryRows& rows, KeyValuePanels& panels,
+                        const TileMask& mask, const ScoreModifier* modifier, const TileScratch& scratch,
+                        SoftmaxState& state, int output_vectors) {
+  uint64_t row_bits[kMaxQueryRows];
+  KeyPlaces places;
+  const int64_t listed = mask.list(rows, scratch.tiles);
+  for (int64_t entry = 0; entry < listed; ++entry) {
+    const int64_t key_tile = scratch.tiles[entry];
+    const TileKind kind = mask.visit(rows, key_tile, row_bits);
+    if (kind == TileKind::kEmpty) continue;
+    const uint64_t* bits = kind == TileKind::kPartial ? row_bits : nullptr;
+    const KeyValueTile tile = panels.tile(key_tile);
+    if (modifier != nullptr) places = key_places(*modifier, key_tile);
+    for (int first = 0; first < rows.count; first += kRowBlock) {
+      const RowBlock block = row_block(bits, first, rows.count);
+      if (block.keys == 0) continue;
+      visit_tile(block, bits, modifier, rows, places, shape.head_size, scratch.query, tile, state, scratch.output,
+                 output_vectors);
+    }
+  }
+}
+
+static void attend(const AttentionShape& shape, const QueryRows& rows, const void* query, KeyValuePanels& panels,
+                   const TileMask& mask, const ScoreModifier* modifier, const TileScratch& scratch, void* output,
                    float* lse) {
   const int output_vectors = (shape.value_head_size + kWidth - 1) / kWidth;
   const int stride = output_vectors * kWidth;
@@ -166,24 +218,9 @@ static void attend(const AttentionShape& shape, const QueryRows& rows, const voi
     for (int v = 0; v < output_vectors; ++v) store(scratch.output + row * stride + v * kWidth, Vec{});
   }
   prefetch_output(shape, rows, output);
-  int64_t first_tile = 0;
-  int64_t last_tile = 0;
-  mask.range(rows, &first_tile, &last_tile);
-  uint64_t row_bits[kQueryTile];
-  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
-    const TileKind kind = mask.visit(rows, tile, row_bits);
-    if (kind == TileKind::kEmpty) continue;
-    const uint64_t* bits = kind == TileKind::kPartial ? row_bits : nullptr;
-    for (int first = 0; first < rows.count; first += kRowBlock) {
-      const int count = rows.count - first < kRowBlock ? rows.count - first : kRowBlock;
-      const RowBlock block = {first, count, bits != nullptr ? visible_keys(bits, first, count) : kKeyTile};
-      if (block.keys == 0) continue;
-      visit_tile(block, bits, shape.head_size, scratch.query, panels.keys + tile * kKeyTile * shape.head_size,
-                 panels.values + tile * kKeyTile * panels.value_stride, panels.value_stride, state, scratch.output,
-                 output_vectors);
-    }
-  }
-  write_tile(shape, rows, state, scratch.output, stride, output, lse);
+  visit_tiles(shape, rows, panels, mask, modifier, scratch, state, output_vectors);
+  const float* head_sink = modifier != nullptr ? modifier->head_sink : nullptr;
+  write_tile(shape, rows, head_sink, state, scratch.output, stride, output, lse);
 }
 
 }  // namespace RAGGEDRT_ISA

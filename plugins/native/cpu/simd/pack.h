@@ -39,14 +39,6 @@ RAGGEDRT_INLINE void transpose(Vec* rows) {
   if constexpr (kWidth >= 16) transpose_step<8>(rows);
 }
 
-// The first `count` floats, zeros after them; reads nothing past them.
-RAGGEDRT_INLINE Vec load_first(const float* source, int count) {
-  if (count >= kWidth) return load(source);
-  float buffer[kWidth] = {};
-  memcpy(buffer, source, static_cast<size_t>(count) * sizeof(float));
-  return load(buffer);
-}
-
 // Transposes kWidth keys: panel[d * kKeyTile + k] = keys[k][d]; keys past `count` are zeros.
 static void pack_key_group(const float* keys, int64_t stride, int count, int head_size, float* panel) {
   for (int d = 0; d < head_size; d += kWidth) {

@@ -44,6 +44,14 @@ RAGGEDRT_INLINE Vec load(const float* source) { return *reinterpret_cast<const V
 RAGGEDRT_INLINE void store(float* target, Vec value) { *reinterpret_cast<VecUnaligned*>(target) = value; }
 RAGGEDRT_INLINE Vec splat(float value) { return Vec{} + value; }
 
+// The first `count` floats, zeros after them; reads nothing past them.
+RAGGEDRT_INLINE Vec load_first(const float* source, int count) {
+  if (count >= kWidth) return load(source);
+  float buffer[kWidth] = {};
+  memcpy(buffer, source, static_cast<size_t>(count) * sizeof(float));
+  return load(buffer);
+}
+
 RAGGEDRT_INLINE Vec fused_multiply_add(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
