@@ -1,4 +1,4 @@
-"""Tiny models with sparse attention of their own, batches with every kind of padding, and what transformers computes."""
+"""Tiny models with sparse attention of their own, batches with every kind of padding, and what they compute."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_cap_on_scores_is_refused() -> None:
     settings = {**TINY_CONFIGS["mistral"], "head_dim": 8}
     config = transformers.AutoConfig.for_model("gemma2", **settings)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=register_attention()).eval()
-    with pytest.raises(InputError, match="Gemma2Attention: .*does not take softcap"):
+    with pytest.raises(InputError, match=r"Gemma2Attention: .*does not take softcap"):
         model(**feeds(paddings(9), 0))
 
 
