@@ -84,7 +84,12 @@ LAYOUTS: tuple[tuple[str, int, int, Layout], ...] = (
 
 
 def padding_cases(
-    specs: Sequence[InputSpec], *, pad_token_id: int = 0, position_limit: int | None = None, seed: int = 0
+    specs: Sequence[InputSpec],
+    *,
+    pad_token_id: int = 0,
+    position_limit: int | None = None,
+    long_length: int | None = None,
+    seed: int = 0,
 ) -> list[Case]:
     """Returns one case per layout; layouts that need padding are left out where no input is a mask.
 
@@ -92,13 +97,15 @@ def padding_cases(
         specs: The inputs.
         pad_token_id: What padded slots of "ids" inputs hold.
         position_limit: Longest sequence, in tokens.
+        long_length: A length that is tried as well, without padding, with it on either side and with holes.
         seed: Of the random generator.
     """
     rng = np.random.default_rng(seed)
     batch_fixed, sequence_fixed = _fixed_size(specs, 0), _fixed_size(specs, 1)
     has_mask = any(spec.role == "mask" for spec in specs)
     cases = []
-    for name, batch, length, layout in LAYOUTS:
+    long = [(f"long rows, {name}", 2, long_length, layout) for name, _, _, layout in LAYOUTS[:4] if long_length]
+    for name, batch, length, layout in (*LAYOUTS, *long):
         sequence = sequence_fixed or min(length, position_limit or length)
         if (sequence_fixed and name in ("one token", "one long row")) or (not has_mask and layout is not _full):
             continue

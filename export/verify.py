@@ -50,7 +50,13 @@ def verify_export(
     if reason is not None:
         logger.warning("not verified: %s", reason)
         return Comparison((), (), skipped=reason)
-    cases = padding_cases(input_specs(source), pad_token_id=pad_token_id, position_limit=position_limit, seed=seed)
+    cases = padding_cases(
+        input_specs(source),
+        pad_token_id=pad_token_id,
+        position_limit=position_limit,
+        long_length=source.long_length,
+        seed=seed,
+    )
     traced = max(int(size) for tensor in source.example_inputs.values() for size in tensor.shape)
     exported = onnx_runner(model)
     runnable = runnable_cases(cases, eager_runner(source), sure_length=traced)

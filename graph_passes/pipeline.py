@@ -220,7 +220,7 @@ def finish(model: ir.Model) -> None:
     """Drop what is dead, write the facts that others rely on, attach function bodies (always last)."""
     for step in (
         common_passes.RemoveUnusedNodesPass(),
-        common_passes.RemoveUnusedFunctionsPass(),
+        common_passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common_passes.RemoveUnusedOpsetsPass(),
     ):
         step(model)

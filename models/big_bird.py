@@ -99,6 +99,8 @@ class SparseBigBird(nn.Module):
         self.config = model.config
         self.embeddings, self.pooler, self.activation = model.embeddings, model.pooler, model.activation
         self.layer = model.encoder.layer
+        first = self.layer[0].attention.self
+        self.long_length = dense_length(first.block_size, first.num_random_blocks) + first.block_size + 3
         for layer in self.layer:
             layer.attention.attention_type = layer.attention_type = "original_full"  # hands the mask through as it is
             layer.attention.self = BlockSparseAttention(layer.attention.self)
@@ -139,6 +141,7 @@ def with_sparse_attention(model: Any) -> nn.Module:
     if base is copy:
         return SparseBigBird(base)
     copy.bert = SparseBigBird(base)
+    copy.long_length = copy.bert.long_length
     return copy  # type: ignore[no-any-return]
 
 

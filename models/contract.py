@@ -29,6 +29,8 @@ class ModelSource:
         dynamic_axes: Name to {axis: symbol}; axes that are not named are fixed at the example's size.
         output_names: One name per output.
         mask_input: The input that says which tokens are valid (non-zero), or None.
+        long_length: Length in tokens that verification also tries, for a module that computes in another way from
+            some length on; None: the usual lengths do.
     """
 
     module: Any
@@ -36,6 +38,7 @@ class ModelSource:
     dynamic_axes: Mapping[str, Mapping[int, str]]
     output_names: Sequence[str]
     mask_input: str | None = "attention_mask"
+    long_length: int | None = None
 
     def __post_init__(self) -> None:
         """Check what would otherwise fail late or, worse, pass silently.

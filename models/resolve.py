@@ -135,6 +135,7 @@ def _transformers_source(
     limit = position_limit(adapter, config)
     if adapter.sparse_module:
         module = importlib.import_module(adapter.sparse_module).with_sparse_attention(module)
+    long_length: int | None = getattr(module, "long_length", None)
     wrapped, examples = wrap_transformers(module, config, adapter, limit)
     if head is None:
         wrapped.outputs = outputs = present_outputs(wrapped, examples, outputs, task.optional_outputs)
@@ -144,7 +145,7 @@ def _transformers_source(
     family = adapter.name if adapter is not GENERIC else f"{config.model_type} (no row in the catalog; generic path)"
     return ResolvedSource(
         kind="torch",
-        model=text_source(whole.to(DTYPES[dtype]).eval(), examples, outputs),
+        model=text_source(whole.to(DTYPES[dtype]).eval(), examples, outputs, long_length=long_length),
         description=f"{family}, {task.name}, {dtype}: {', '.join(outputs)}",
         position_limit=limit,
         pad_token_id=getattr(config, "pad_token_id", None) or 0,

@@ -18,4 +18,4 @@ def structure_copy(model: Module) -> Module:
 
 def split_heads(projected: Tensor, heads: int) -> Tensor:
     """Turns float [batch, slots, heads * size] into [batch, heads, slots, size]."""
-    return projected.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return projected.view(projected.shape[0], projected.shape[1], heads, -1).transpose(1, 2)

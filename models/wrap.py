@@ -94,9 +94,12 @@ def present_outputs(
     return present
 
 
-def text_source(module: nn.Module, examples: Mapping[str, torch.Tensor], outputs: Sequence[str]) -> ModelSource:
+def text_source(
+    module: nn.Module, examples: Mapping[str, torch.Tensor], outputs: Sequence[str], *, long_length: int | None = None
+) -> ModelSource:
     """Returns a source whose inputs all have a dynamic batch and sequence axis."""
-    return ModelSource(module, examples, {name: dict(_AXES) for name in examples}, tuple(outputs))
+    axes = {name: dict(_AXES) for name in examples}
+    return ModelSource(module, examples, axes, tuple(outputs), long_length=long_length)
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:

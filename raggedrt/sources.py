@@ -79,5 +79,5 @@ def original_onnx(
     pad, limit = resolved.pad_token_id, resolved.position_limit
     verify_export(resolved.model, path, tolerance=tolerance, pad_token_id=pad, position_limit=limit)
     specs = input_specs(resolved.model)
-    cases = padding_cases(specs, pad_token_id=pad, position_limit=limit)
+    cases = padding_cases(specs, pad_token_id=pad, position_limit=limit, long_length=resolved.model.long_length)
     return Original(resolved, path, exported.model, specs, cases, eager_runner(resolved.model))

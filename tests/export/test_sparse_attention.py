@@ -70,3 +70,15 @@ def test_equal_nodes_share_a_body() -> None:
     model = export_model(resolved.model).model
     assert sum(node.op_type == OP for node in model.graph) == 2
     assert len([key for key in model.functions if key[0] == DOMAIN]) == 1
+
+
+def test_rows_that_are_long_enough_to_be_sparse_are_verified() -> None:
+    from raggedrt.models.factories import tiny_big_bird
+    from raggedrt.models.resolve import resolve
+
+    resolved = resolve(tiny_big_bird())
+    assert resolved.model is not None
+    assert resolved.model.long_length == 83  # dense up to 72
+    limits = {"position_limit": resolved.position_limit, "pad_token_id": resolved.pad_token_id}
+    result = verify_export(resolved.model, export_model(resolved.model).model, **limits)  # type: ignore[arg-type]
+    assert "long rows, left padding" in result.cases
