@@ -88,12 +88,12 @@ def _choice(node: yaml.Node, path: pathlib.Path) -> SiteChoice:
     if not isinstance(name, str):
         raise InputError(f"{where}: a site needs 'node', the name that the plan was written with.")
     if keep not in (None, True, False):
-        raise InputError(f"{_at(path, fields['keep'])}: keep is true or false, not {keep!r}.")
+        raise InputError(f"{_at(path, fields['keep'])}: keep is true or false, not {_shown(keep)}.")
     if sparsity is None:
         return SiteChoice(name, None, bool(keep), where)
     place = _at(path, fields["sparsity"])
     if not isinstance(sparsity, str):
-        raise InputError(f"{place}: sparsity is null or a mask such as window(256), not {sparsity!r}.")
+        raise InputError(f"{place}: sparsity is null or a mask such as window(256), not {_shown(sparsity)}.")
     if keep:
         raise InputError(f"{place}: the site '{name}' cannot have a sparsity and be kept as it is.")
     try:
@@ -116,10 +116,14 @@ def _fields(node: yaml.Node | None, path: pathlib.Path, known: tuple[str, ...]) 
 
 
 def _value(node: yaml.Node | None) -> Any:
-    """The plain value of a scalar; lists and mappings are none that a plan has."""
+    """The plain value of a scalar; lists and mappings, which no key takes, are an empty tuple."""
     if node is None:
         return None
-    return yaml.safe_load(yaml.serialize(node)) if isinstance(node, yaml.ScalarNode) else node.tag
+    return yaml.safe_load(yaml.serialize(node)) if isinstance(node, yaml.ScalarNode) else ()
+
+
+def _shown(value: Any) -> str:
+    return "a list or a mapping" if value == () else repr(value)
 
 
 def _at(path: pathlib.Path, node: yaml.Node | None) -> str:

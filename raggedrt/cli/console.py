@@ -93,18 +93,20 @@ def _handlers() -> list[_LineHandler]:
     return [handler for handler in ROOT.handlers if isinstance(handler, _LineHandler)]
 
 
-def set_verbose(value: bool) -> None:
-    """Callback of `-v`."""
+def set_verbose(value: bool) -> bool:
+    """Callback of `-v`; what it returns is the option's value."""
     if value:
         ROOT.setLevel(logging.DEBUG)
         warnings.simplefilter("default")
         warnings.showwarning = _log_warning
+    return value
 
 
-def set_quiet(value: bool) -> None:
-    """Callback of `-q`."""
+def set_quiet(value: bool) -> bool:
+    """Callback of `-q`; what it returns is the option's value."""
     if value:
         ROOT.setLevel(logging.WARNING)
+    return value
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -23,7 +23,8 @@ class EncoderSpec:
         attention: a key of `encoder_attention.SPELLINGS`.
         mask: padding, causal_padding, none or window (keys at most two slots back),
             band (one slot to either side), globals (a band and slot 0), dilated (even distances), given (padding and
-            the input visible, bool [B, 1, S, S]).
+            the input visible, bool [B, 1, S, S]), documents (keys with the query's token id), rounded (a window that is
+            too large to probe, spelled with Round).
         head: a key of `encoder_heads.HEADS`.
         positions: none, table (a constant cut to the length), buffer (position ids cut, then looked up), cumsum
             (RoBERTa: counted from ids that are not padding), range, input (position_ids).
@@ -95,8 +96,15 @@ class Encoder(GraphWriter):
         if kind == "given":
             dims = [self.spec.batch, 1, self.spec.sequence, self.spec.sequence]
             return self.op.And(self.input("visible", dims, ir.DataType.BOOL), keep)
+        if kind == "documents":
+            rows, columns = (self.op.Unsqueeze(self.ids, self.ints(axes)) for axes in ([1, 3], [1, 2]))
+            return self.op.And(self.op.Equal(rows, columns), keep)
         query = self.op.Unsqueeze(self.slots(), self.ints([0, 1, 3]))
         key = self.op.Unsqueeze(self.slots(), self.ints([0, 1, 2]))
+        if kind == "rounded":
+            distance = self.op.Cast(self.op.Abs(self.op.Sub(query, key)), to=ir.DataType.FLOAT)
+            reach = self.constant(300_000.0, np.float32)
+            return self.op.And(self.op.LessOrEqual(self.op.Round(distance), reach), keep)
         if kind == "dilated":
             odd = self.op.Mod(self.op.Sub(query, key), self.ints(2))
             return self.op.And(self.op.Equal(odd, self.ints(0)), keep)
