@@ -15,6 +15,10 @@ import pytest
 from helpers.project import ROOT
 from raggedrt import errors
 from raggedrt.cli.app import app
+from raggedrt.graph_passes.impose import check_imposable
+from raggedrt.graph_passes.masks.short_spec import parse_mask
+from raggedrt.plugins.contract.abi import Feature
+from raggedrt.plugins.contract.capability import CAPABILITIES
 
 pytestmark = pytest.mark.none
 
@@ -81,7 +85,8 @@ def test_named_commands_and_options_exist(document: Path) -> None:
 
 def test_readme_lists_every_verb_once() -> None:
     registered = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    listed = re.findall(r"^\| `([a-z]+)[ `]", (ROOT / "README.md").read_text(), re.MULTILINE)
+    table = (ROOT / "README.md").read_text().partition("| verb |")[2].partition("\n\n")[0]
+    listed = re.findall(r"^\| `([a-z]+)[ `]", table, re.MULTILINE)
     assert sorted(listed) == sorted(registered)
 
 
@@ -89,3 +94,29 @@ def test_readme_states_the_exit_code_of_every_error() -> None:
     stated = dict(re.findall(r"`(\w+Error)` \((\d)\)", (ROOT / "README.md").read_text()))
     classes = {n: str(c.exit_code) for n, c in inspect.getmembers(errors, inspect.isclass)}
     assert stated == classes
+
+
+def test_readme_lists_what_the_kernels_take() -> None:
+    """Bits that say how packed tokens are passed are no feature of a mask or of the scores."""
+    plumbing = (
+        Feature.GROUPED_QUERY | Feature.LSE | Feature.POSITIONS | Feature.VALUE_HEAD_SIZE | Feature.CROSS_LENGTHS
+        | Feature.KEEP_SLOTS | Feature.KEEP_MASK | Feature.CAPACITY
+    )  # fmt: skip
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("| feature |") : text.index("`raggedrt inspect MODEL`")]
+    listed = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+    assert sorted(listed) == sorted(
+        str(feature.name).lower() for feature in CAPABILITIES["ort-cpu"].features & ~plumbing
+    )
+
+
+def test_masks_of_the_readme_parse() -> None:
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("| mask |") : text.index("`&` and `|` join them")]
+    masks = [
+        mask for row in re.findall(r"^\| (`[^|]+`) \|", table, re.MULTILINE) for mask in re.findall(r"`([^`]+)`", row)
+    ]
+    assert "window(256)" in masks
+    for mask in masks:
+        if "layout.npz" not in mask:
+            check_imposable(parse_mask(mask))

@@ -52,6 +52,14 @@ def test_ragged_bundles_are_timed_on_packed_tokens(ragged_bundle: Path, tiny_onn
     assert result.errors.passed
 
 
+def test_a_bundle_with_imposed_sparsity_is_timed_and_its_distance_stated(tiny_onnx: Path, tmp_path: Path) -> None:
+    raggedrt.convert(tiny_onnx, tmp_path / "out", sparsity="window(2)", accept_approximation=True)
+    result = raggedrt.bench(tmp_path / "out", lengths="40", batch_size=2, batches=1, max_length=40, rounds=1)
+    assert not result.errors.passed
+    assert "an approximation (window(left=2, right=2) of=own)" in result.conclusion
+    assert result.to_json()["imposed"] == ["window(left=2, right=2) of=own"]
+
+
 def test_another_model_as_baseline_is_exit_4(tiny_bundle: Path, tiny_onnx: Path, tmp_path: Path) -> None:
     other = perturb(tiny_onnx, tmp_path / "other.onnx")
     assert main(["bench", str(tiny_bundle), "--baseline", str(other), *QUICK]) == 4
