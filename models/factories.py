@@ -84,6 +84,15 @@ _BASE = {
     "max_position_embeddings": 512,
     "pad_token_id": 0,
 }
+# google/bigbird-roberta-base
+BIG_BIRD_BASE: Mapping[str, Any] = {
+    **_BASE,
+    "vocab_size": 50358,
+    "max_position_embeddings": 4096,
+    "attention_type": "block_sparse",
+    "block_size": 64,
+    "num_random_blocks": 3,
+}
 
 
 def random_model(
@@ -130,11 +139,7 @@ tiny_big_bird = partial(tiny_model, "big_bird")
 tiny_bigbird = tiny_big_bird
 tiny_longformer = partial(tiny_model, "longformer")
 bert_base = partial(random_model, "bert", _BASE)
-big_bird_base = partial(
-    random_model,
-    "big_bird",
-    {**_BASE, "vocab_size": 50358, "max_position_embeddings": 4096, "attention_type": "block_sparse", "block_size": 64},
-)
+big_bird_base = partial(random_model, "big_bird", BIG_BIRD_BASE)
 
 
 def save_tiny_directory(
