@@ -35,6 +35,7 @@ FORMS = {
     "sdpa": "decomposed scaled_dot_product_attention",
     "bmm": "MatMul-Softmax-MatMul",
     "bmm_apart": "MatMul-Softmax-MatMul",
+    "disentangled": "MatMul-Softmax-MatMul",
     "attention_4d": "onnx.Attention",
     "attention_4d_causal": "onnx.Attention",
     "attention_3d": "onnx.Attention",

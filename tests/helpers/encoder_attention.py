@@ -145,6 +145,31 @@ def bmm_apart(graph: Encoder, x: ir.Value) -> ir.Value:
     return graph.merge_heads(_apart(graph, op.MatMul(weights, value), graph.ints([graph.spec.head_size])))
 
 
+def disentangled(graph: Encoder, x: ir.Value) -> ir.Value:
+    """DeBERTa: content to position and position to content, looked up by clipped distance, on merged heads."""
+    query, key, value = (_merged(graph, part) for part in _heads(graph, x))
+    op, spec, length = graph.op, graph.spec, graph.size(1)
+    reach, root = 3, graph.number((3 * spec.head_size) ** 0.5)
+    slots = op.Range(graph.ints(0), op.Squeeze(length), graph.ints(1))
+    distance = op.Sub(op.Unsqueeze(slots, graph.ints([1])), op.Unsqueeze(slots, graph.ints([0])))
+    batch_heads = op.Mul(graph.size(0), graph.ints([spec.heads]))
+    square = op.Concat(batch_heads, length, length, axis=0)
+    repeats = op.Concat(graph.size(0), graph.ints([1]), graph.ints([1]), axis=0)
+
+    def term(rows: ir.Value, signed: ir.Value) -> ir.Value:
+        table = op.Tile(graph.weight(spec.heads, 2 * reach, spec.head_size), repeats)
+        bucket = op.Clip(op.Add(signed, graph.ints(reach)), graph.ints(0), graph.ints(2 * reach - 1))
+        index = op.Expand(op.Unsqueeze(bucket, graph.ints([0])), square)
+        return op.GatherElements(op.MatMul(rows, op.Transpose(table, perm=[0, 2, 1])), index, axis=-1)
+
+    by_query = op.Div(term(query, distance), root)
+    by_key = op.Div(op.Transpose(term(key, op.Neg(distance)), perm=[0, 2, 1]), root)
+    scores = op.MatMul(query, op.Div(op.Transpose(key, perm=[0, 2, 1]), root))
+    scores = _masked(graph, _apart(graph, op.Add(scores, op.Add(by_query, by_key)), length))
+    weights = op.Reshape(op.Softmax(scores, axis=-1), op.Concat(graph.ints([-1]), length, length, axis=0))
+    return graph.merge_heads(_apart(graph, op.MatMul(weights, value), graph.ints([spec.head_size])))
+
+
 def attention_4d(graph: Encoder, x: ir.Value) -> ir.Value:
     """ONNX Attention on [B, N, S, H]; grouped heads are its own."""
     query, key, value = _heads(graph, x, repeat=False)
@@ -212,6 +237,7 @@ SPELLINGS: dict[str, Callable[[Encoder, ir.Value], ir.Value]] = {
     "sdpa": sdpa,
     "bmm": bmm,
     "bmm_apart": bmm_apart,
+    "disentangled": disentangled,
     "attention_4d": attention_4d,
     "attention_4d_causal": attention_4d_causal,
     "attention_3d": attention_3d,
