@@ -29,7 +29,8 @@ LOGGER = logging.getLogger("raggedrt")
 SAMPLE_LENGTHS = 64, 1024
 """Least and most tokens of the sample where no typical length is given."""
 MOST_SLOTS = 2048
-"""Longest row whose masks are compared slot by slot."""
+"""Longest row that is sampled: function bodies and the original hold all pairs of all heads; also the longest one whose
+masks are compared slot by slot."""
 Results = Sequence[tuple[Case, Arrays, Arrays]]
 
 
@@ -72,7 +73,7 @@ def sample_of(
     least, most = SAMPLE_LENGTHS
     length = typical or min(max(4 * max(spec.largest_constant for spec, _ in _pairs(report)), least), most)
     limits = [number for number in (limit, report.position_limit) if number]
-    return sample_case(specs, min([length, *limits]), pad_token_id=pad_token_id)
+    return sample_case(specs, min([length, MOST_SLOTS, *limits]), pad_token_id=pad_token_id)
 
 
 def verify_imposed(

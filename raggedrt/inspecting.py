@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -48,7 +49,7 @@ def inspect(
     path = pathlib.Path(model)
     facts = _bundle_facts(path) if path.is_dir() else _file_facts(path)
     if not path.is_dir() and not facts["ops"]:
-        facts |= _trial(path, io)
+        facts |= _trial(path, io, length)
     masks = [] if facts["report"] is None else mask_facts(facts["report"], length)
     if draw is not None:
         _draw(masks, pathlib.Path(draw))
@@ -97,9 +98,9 @@ def _file_facts(path: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _trial(path: pathlib.Path, io: str | None) -> dict[str, Any]:
+def _trial(path: pathlib.Path, io: str | None, length: int | None) -> dict[str, Any]:
     model = read_onnx(path).model
-    config = make_config(io=io, allow_partial=True)
+    config = dataclasses.replace(make_config(io=io, allow_partial=True), opt_length=length)
     report = run_passes(model, config, str(path))
     return {
         "report": report.to_json(),

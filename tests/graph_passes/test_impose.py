@@ -8,15 +8,21 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
 
 from helpers.capabilities import grant, require
 from helpers.encoder_graphs import EncoderSpec, build_encoder
 from helpers.encoder_runs import LENGTHS, MASK, Feed, Rewritten, padded_feed, plain_session, rewritten, run
+from helpers.mask_specs import CONTENT_FREE, expressions
 from helpers.tolerances import Tolerance, assert_close
 from raggedrt.errors import FeatureError, InputError
 from raggedrt.graph_passes.impose import SiteChoice, check_imposable
-from raggedrt.graph_passes.masks.algebra import Term
-from raggedrt.graph_passes.masks.pairs import Pairs
+from raggedrt.graph_passes.masks import MaskSpec
+from raggedrt.graph_passes.masks.algebra import Term, Window
+from raggedrt.graph_passes.masks.bigbird import BigBird
+from raggedrt.graph_passes.masks.expressions import any_term
+from raggedrt.graph_passes.masks.pairs import OWN, Pairs
 from raggedrt.graph_passes.masks.short_spec import parse_mask
 from raggedrt.plugins.contract.abi import Feature
 from raggedrt.plugins.runtime.ort import ort_session
@@ -35,6 +41,7 @@ SPECS = {
     "bigbird(block=8, window=1, global=1, random=1, length=16)": Feature.BLOCK_MASK,
     "bigbird(block=8, window=1, global=2, random=0)": Feature.BLOCK_MASK,
 }
+EVERY_MASK = Feature.WINDOW | Feature.CAUSAL | Feature.GLOBAL_TOKENS | Feature.DILATION | Feature.BLOCK_MASK
 
 
 def imposed(text: str, spec: EncoderSpec | None = None, **config: object) -> Rewritten:
@@ -122,6 +129,31 @@ def test_ragged_sequences(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     got = run(ort_session(pair.model, native=False), ragged)["last_hidden_state"]
     assert_close(got, np.concatenate(want), CLOSE)
+
+
+BLOCKS = st.builds(
+    BigBird, st.just(8), st.sampled_from([1, 3]), st.integers(0, 3), st.integers(0, 2), st.integers(0, 3), st.just(16)
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(expressions(st.one_of(CONTENT_FREE, BLOCKS)), st.sampled_from(["hidden", "slot"]), st.booleans())
+def test_any_expression_in_which_tokens_see_themselves(term: Term, head: str, native: bool) -> None:
+    require(EVERY_MASK)
+    imposed_spec = MaskSpec.of_expression(any_term(term, Window(0, 0)), of=OWN)
+    spec = EncoderSpec(head=head, layers=1)
+    try:
+        config = {"features": ("pack",), "sparsity": imposed_spec, "accept_approximation": True}
+        pair = rewritten(build_encoder(spec), **config)
+    except FeatureError:
+        reject()  # a slot is read under a causal mask, or there is no form in tiles
+    for mask in (MASK, LONG):
+        feed = padded_feed(spec, mask)
+        want = reference(spec, feed, own_visible(imposed_spec.expression, mask))
+        got = run(ort_session(pair.model, native=native), feed)
+        keep = mask.any(axis=1) if head == "slot" else mask != 0
+        for name in want:
+            assert_close(got[name][keep], want[name][keep], CLOSE, f"{name} with {imposed_spec}")
 
 
 def test_slots_of_the_padded_row_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,22 @@ def test_the_distance_is_that_of_the_outputs(tiny_onnx: Path) -> None:
     )
 
 
+def test_a_model_of_one_length(tmp_path: Path) -> None:
+    spec = EncoderSpec(batch=2, sequence=12)
+    onnx.save(ir.to_proto(build_encoder(spec)), tmp_path / "model.onnx")
+    _, report = raggedrt.rewrite(tmp_path / "model.onnx", sparsity=WINDOW, accept_approximation=True)
+    assert report.approximation is not None
+    assert report.approximation["longest"] == 12
+    assert report.attention[0].density_at == 12
+
+
+def test_a_mask_that_hides_nothing_is_said_to_do_so(tiny_onnx: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, report = raggedrt.rewrite(tiny_onnx, sparsity="window(100)", accept_approximation=True)
+    assert report.approximation is not None
+    assert all(entry["max_abs"] < 1e-4 for entry in report.approximation["outputs"])
+    assert "hide nothing in the samples" in caplog.text
+
+
 def test_a_bundle_holds_its_masks_and_what_it_was_verified_against(tiny_onnx: Path, tmp_path: Path) -> None:
     text = "longformer(window=8, global=[0])"
     bundle = raggedrt.convert(tiny_onnx, tmp_path / "out", sparsity=text, accept_approximation=True)
