@@ -53,6 +53,7 @@ class RewriteConfig:
         mask_input: name of the padding mask; None: attention_mask or input_mask.
         sparsity: mask that every attention site gets on top of its own; None: none.
         plan: what each site gets instead, and which sites stay as they are; sites that are not named get `sparsity`.
+        position_limit: longest sequence in tokens that the source allows, as far as it says it.
         accept_approximation: the result may compute something else than the original, where that was asked for.
     """
 
@@ -64,6 +65,7 @@ class RewriteConfig:
     mask_input: str | None = None
     sparsity: MaskSpec | None = None
     plan: tuple[SiteChoice, ...] = ()
+    position_limit: int | None = None
     accept_approximation: bool = False
 
     @property
@@ -172,7 +174,9 @@ def _impose(
         return masks
     sites = understanding.sites
     choices = choices_by_site(config.plan, sites, understanding.unknown_sites)
-    lengths = ModelLengths(understanding.analysis.inputs.sequence, position_limit(understanding), config.opt_length)
+    limits = [limit for limit in (position_limit(understanding), config.position_limit) if limit]
+    static = understanding.analysis.inputs.sequence
+    lengths = ModelLengths(static, min(limits, default=None), config.opt_length)
     masks = impose(sites, masks, choices, config.sparsity, lengths, ragged=config.io == "ragged")
     report.record("impose_sparsity").matched = sum(mask.imposed is not None for mask in masks.values())
     return masks

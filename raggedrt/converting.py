@@ -115,7 +115,7 @@ def convert(
             )
         original = original_onnx(resolved, folder, opset=opset, tolerance=tolerance)
         step("rewriting %d nodes", len(original.model.graph))
-        config = dataclasses.replace(config, mask_input=original.mask_input)
+        config = dataclasses.replace(config, mask_input=original.mask_input, position_limit=resolved.position_limit)
         rewritten = run_passes(original.model, config, resolved.description)
         model = writer.directory / MODEL_NAME
         ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
