@@ -92,7 +92,9 @@ def _open_bundle(text: str, options: RunnerOptions) -> OpenModel:
         return session.run({name: feeds[name] for name in names if name in feeds})
 
     pad = None if ids is None else int(ids)
-    return OpenModel(f"bundle {text}", run, specs, pad, manifest.position_limit, ragged)
+    imposed = ", ".join(sorted({mask["imposed"] for mask in manifest.mask_specs if mask.get("imposed")}))
+    label = f"bundle {text} (an approximation: {imposed} is imposed)" if imposed else f"bundle {text}"
+    return OpenModel(label, run, specs, pad, manifest.position_limit, ragged)
 
 
 def _open_onnx(path: pathlib.Path, options: RunnerOptions) -> OpenModel:

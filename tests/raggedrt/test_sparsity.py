@@ -82,7 +82,9 @@ def test_a_mask_that_hides_nothing_is_said_to_do_so(tiny_onnx: Path, caplog: pyt
     assert "hide nothing in the samples" in caplog.text
 
 
-def test_a_bundle_holds_its_masks_and_what_it_was_verified_against(tiny_onnx: Path, tmp_path: Path) -> None:
+def test_a_bundle_holds_its_masks_and_what_it_was_verified_against(
+    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = "longformer(window=8, global=[0])"
     bundle = raggedrt.convert(tiny_onnx, tmp_path / "out", sparsity=text, accept_approximation=True)
     (mask,) = bundle.manifest.mask_specs
@@ -93,6 +95,9 @@ def test_a_bundle_holds_its_masks_and_what_it_was_verified_against(tiny_onnx: Pa
     assert "the original where they hide nothing (one token)" in bundle.report["verification"]["reference"]
     assert bundle.report["approximation"]["outputs"]
     assert main(["inspect", str(tmp_path / "out"), "-q"]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(tiny_onnx), str(tmp_path / "out"), "-q"]) == 4
+    assert f"an approximation: {mask['imposed']} is imposed" in capsys.readouterr().err
 
 
 def test_ragged_bundles_take_it_too(tiny_onnx: Path, tmp_path: Path) -> None:
@@ -217,6 +222,13 @@ def test_a_plan_imposes_site_by_site(plan: Path, tiny_onnx: Path, tmp_path: Path
     assert [site["sparsity"] for site in written["sites"]] == [None, "window(left=3, right=3) of=own"]
     _, report = raggedrt.rewrite(tiny_onnx, plan=again, accept_approximation=True)
     assert [entry.sparsity for entry in report.attention] == [None, "window(left=3, right=3) of=own"]
+
+
+def test_a_plan_of_the_exported_model_serves_its_source(plan: Path, tiny_source: Path, tmp_path: Path) -> None:
+    edited(plan, sparsity=WINDOW)
+    bundle = raggedrt.convert(tiny_source, tmp_path / "out", plan=plan, accept_approximation=True)
+    assert bundle.report is not None
+    assert [site["sparsity"] for site in bundle.report["attention"]] == [None, "window(left=3, right=3) of=own"]
 
 
 def test_a_kept_site_is_left_alone(plan: Path, tiny_onnx: Path, tmp_path: Path) -> None:
