@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
@@ -17,6 +18,8 @@ from raggedrt.graph_passes.masks.pairs import OWN, PADDED
 from raggedrt.graph_passes.masks.spec import EVERYTHING, MaskSpec
 from raggedrt.graph_passes.sites.site import AttentionSite, UnknownSite
 from raggedrt.graph_passes.tiles import TILE_MULTIPLE, tile_form
+
+logger = logging.getLogger(__name__)
 
 NOT_IMPOSABLE: dict[type, str] = {
     SameSegment: "which tokens are of one document differs from sample to sample, and no input of the model tells",
@@ -106,6 +109,7 @@ def impose(
         lengths: what patterns made for one length are checked against.
         ragged: rows have no padding, so slots and own tokens are counted alike.
     """
+    _warn_of_ends(sparsity, choices, lengths)
     result = {}
     for site in sites:
         mask, choice = masks[site.output], choices.get(site.name)
@@ -169,6 +173,19 @@ def _imposed(mask: SiteMask, wanted: MaskSpec, lengths: ModelLengths, *, ragged:
         both, padded_queries_masked=own.padded_queries_masked, unattended_rows_open=opened
     )  # fmt: skip
     return dataclasses.replace(mask, spec=spec, imposed=wanted, original=own)
+
+
+def _warn_of_ends(sparsity: MaskSpec | None, choices: Mapping[str, SiteChoice], lengths: ModelLengths) -> None:
+    """A layout has an end, and a model without a limit may be given longer sequences."""
+    wanted = [sparsity, *(choice.sparsity for choice in choices.values())]
+    terms = (term for spec in wanted if spec is not None for term in leaves(spec.pattern))
+    for term in dict.fromkeys(term for term in terms if isinstance(term, BlockList)):
+        if lengths.longest is None:
+            logger.warning(
+                "the layout '%s' ends at %d tokens and the model has no limit: tokens behind its end would see nothing",
+                term,
+                term.length,
+            )
 
 
 def _too_short(wanted: MaskSpec, lengths: ModelLengths) -> str | None:

@@ -21,6 +21,7 @@ from raggedrt.graph_passes.impose import SiteChoice, check_imposable
 from raggedrt.graph_passes.masks import MaskSpec
 from raggedrt.graph_passes.masks.algebra import Term, Window
 from raggedrt.graph_passes.masks.bigbird import BigBird
+from raggedrt.graph_passes.masks.block_list import BlockList
 from raggedrt.graph_passes.masks.expressions import any_term
 from raggedrt.graph_passes.masks.pairs import OWN, Pairs
 from raggedrt.graph_passes.masks.short_spec import parse_mask
@@ -154,6 +155,37 @@ def test_any_expression_in_which_tokens_see_themselves(term: Term, head: str, na
         keep = mask.any(axis=1) if head == "slot" else mask != 0
         for name in want:
             assert_close(got[name][keep], want[name][keep], CLOSE, f"{name} with {imposed_spec}")
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["bodies", "library"])
+@pytest.mark.parametrize("head", ["hidden", "slot"])
+def test_a_layout_made_for_one_length(head: str, native: bool) -> None:
+    require(EVERY_MASK)
+    visible = np.random.default_rng(11).random((16, 16)) < 0.4
+    visible[:8, 8:] = False
+    np.fill_diagonal(visible, True)
+    layout = MaskSpec(pattern=BlockList.of_matrix(visible, 8), of=OWN)
+    spec = EncoderSpec(head=head, positions="none")  # no table, no limit
+    config = {"features": ("pack",), "sparsity": layout, "accept_approximation": True}
+    pair = rewritten(build_encoder(spec), **config)
+    for mask in (MASK, LONG):
+        feed = padded_feed(spec, mask)
+        want = reference(spec, feed, own_visible(layout.expression, mask))
+        got = run(ort_session(pair.model, native=native), feed)
+        keep = mask.any(axis=1) if head == "slot" else mask != 0
+        for name in want:
+            assert_close(got[name][keep], want[name][keep], CLOSE, name)
+
+
+def test_the_end_of_a_layout_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    require(EVERY_MASK)
+    layout = MaskSpec(pattern=BlockList.of_tiles(np.eye(2, dtype=bool), 8, 16), of=OWN)
+    config = {"features": ("pack",), "sparsity": layout, "accept_approximation": True}
+    rewritten(build_encoder(EncoderSpec(positions="none")), **config)
+    assert "ends at 16 tokens and the model has no limit" in caplog.text
+    caplog.clear()
+    rewritten(build_encoder(EncoderSpec()), **config)  # position table of 16
+    assert not caplog.text
 
 
 def test_slots_of_the_padded_row_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
