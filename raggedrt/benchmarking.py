@@ -16,7 +16,7 @@ from raggedrt.diagnosing import machine_facts
 from raggedrt.errors import InputError
 from raggedrt.export.numerics import Case, Comparison, Tolerance, compare_results
 from raggedrt.options import choose
-from raggedrt.outputs import refuse_existing, write_json
+from raggedrt.outputs import refuse_existing, refuse_input, write_json
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.runtime.session import Session
 from raggedrt.progress import step
@@ -173,6 +173,7 @@ def bench(
             raise InputError(f"--{name} {value}: expected at least 1")
     choose("order", order, ORDERS)
     if report is not None:
+        refuse_input(pathlib.Path(report), pathlib.Path(bundle), *([pathlib.Path(baseline)] if baseline else []))
         refuse_existing(pathlib.Path(report), force=True)
     opened = open_bundle(bundle)
     tolerance = make_tolerance(atol, rtol, opened.manifest.dtype)

@@ -20,7 +20,7 @@ from raggedrt.export.numerics import (
     valid_places,
 )
 from raggedrt.export.padding_cases import InputSpec, padding_cases
-from raggedrt.outputs import refuse_existing, write_json
+from raggedrt.outputs import refuse_existing, refuse_input, write_json
 from raggedrt.progress import step
 from raggedrt.runners import OpenModel, RunnerOptions, open_model
 from raggedrt.verification import make_tolerance, right_padded
@@ -128,6 +128,7 @@ def compare(
     tolerance = make_tolerance(atol, rtol)
     options = RunnerOptions(task, revision, allow_pickle, threads, trust_bundle)
     if report is not None:
+        refuse_input(pathlib.Path(report), pathlib.Path(first), pathlib.Path(second))
         refuse_existing(pathlib.Path(report), force=True)
     one, two = (open_model(os.fspath(text), options) for text in (first, second))
     cases = _cases(one, two)

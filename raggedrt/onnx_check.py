@@ -35,6 +35,7 @@ def check_graph(proto: onnx.ModelProto, where: str) -> None:
 def _check_nodes(graph: onnx.GraphProto, known: set[str], context: onnx.checker.C.CheckerContext, where: str) -> int:
     """Returns the number of nodes, those of subgraphs included (protobuf itself bounds how deep these are nested)."""
     count = len(graph.node)
+    own = _names(graph)  # a subgraph may reuse names of the graph around it
     for node in graph.node:
         name = node.name or next(iter(node.output), "")
         unknown = [item for item in node.input if item and item not in known]
@@ -48,8 +49,19 @@ def _check_nodes(graph: onnx.GraphProto, known: set[str], context: onnx.checker.
             count += _check_nodes(subgraph, known | _names(subgraph), context, where)
         if not subgraphs:
             _check_node(node, name, context, where)
+        _add_outputs(node, name, own, where)
         known.update(node.output)
     return count
+
+
+def _add_outputs(node: onnx.NodeProto, name: str, own: set[str], where: str) -> None:
+    for output in filter(None, node.output):
+        if output in own:
+            raise InputError(
+                f"{where}: node {name!r} ({node.op_type}) computes {output!r}, which the graph has already; the model "
+                "is not valid ONNX, export it again"
+            )
+        own.add(output)
 
 
 def _check_node(node: onnx.NodeProto, name: str, context: onnx.checker.C.CheckerContext, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -29,13 +30,26 @@ def refuse_existing(output: pathlib.Path, *, force: bool) -> None:
 
 
 def refuse_input(output: pathlib.Path, *inputs: pathlib.Path) -> None:
-    """Check that `output` is none of the files that are read.
+    """Check that `output` is none of the files that are read, nor a file of a directory that is read.
 
     Raises:
         InputError: it is.
     """
-    if any(output.resolve() == path.resolve() for path in inputs):
-        raise InputError(f"{output}: is an input of this command and would be overwritten; name another output")
+    place = output.resolve()
+    for path in (path.resolve() for path in inputs):
+        if place == path or (path in place.parents and place.exists()):
+            raise InputError(f"{output}: is an input of this command and would be overwritten; name another output")
+
+
+def refuse_collisions(*outputs: pathlib.Path) -> None:
+    """Check that no output is another one, or lies inside one that is a directory.
+
+    Raises:
+        InputError: one would overwrite or change the other.
+    """
+    for one, other in itertools.permutations(outputs, 2):
+        if one.resolve() == other.resolve() or other.resolve() in one.resolve().parents:
+            raise InputError(f"{one}: would change {other}, which this command writes too; name another file")
 
 
 def nearest_directory(output: pathlib.Path) -> pathlib.Path:

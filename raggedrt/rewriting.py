@@ -20,7 +20,7 @@ from raggedrt.graph_passes.pipeline import NOT_ACCEPTED, RewriteConfig
 from raggedrt.graph_passes.pipeline import rewrite as rewrite_graph
 from raggedrt.onnx_files import read_onnx, read_proto, write_onnx
 from raggedrt.options import IO_KINDS, choose, parse_features, parse_shapes
-from raggedrt.outputs import refuse_existing, refuse_input, workspace, write_json
+from raggedrt.outputs import refuse_collisions, refuse_existing, refuse_input, workspace, write_json
 from raggedrt.plans import read_plan
 from raggedrt.plans import write_plan as save_plan
 from raggedrt.targets import find_target
@@ -187,7 +187,9 @@ def rewrite_file(
         plan=plan,
         accept_approximation=accept_approximation,
     )
-    for path in (pathlib.Path(name) for name in (output, report, write_plan) if name is not None):
+    outputs = [pathlib.Path(name) for name in (output, report, write_plan) if name is not None]
+    refuse_collisions(*outputs)
+    for path in outputs:
         refuse_input(path, source, *([pathlib.Path(plan)] if plan is not None else []))
         refuse_existing(path, force=force)
     file = read_onnx(source)

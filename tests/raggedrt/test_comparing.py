@@ -31,6 +31,15 @@ def test_padded_and_ragged_bundles_agree_where_padding_is_on_the_right(tiny_bund
     assert "left padding" not in {error.case for error in result.errors}
 
 
+def test_a_report_overwrites_no_model(tiny_onnx: Path, tiny_bundle: Path) -> None:
+    manifest = tiny_bundle / "manifest.json"
+    before = tiny_onnx.read_bytes(), manifest.read_bytes()
+    assert main(["compare", str(tiny_onnx), str(tiny_onnx), "--report", str(tiny_onnx), "-q"]) == 2
+    assert main(["compare", str(tiny_bundle), str(tiny_onnx), "--report", str(manifest), "-q"]) == 2
+    assert main(["bench", str(tiny_bundle), "--baseline", str(tiny_onnx), "--report", str(manifest), "-q"]) == 2
+    assert (tiny_onnx.read_bytes(), manifest.read_bytes()) == before
+
+
 def test_other_weights_are_exit_4(tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = perturb(tiny_onnx, tmp_path / "other.onnx")
     assert main(["compare", str(tiny_onnx), str(other)]) == 4

@@ -83,6 +83,13 @@ def test_inputs_are_never_overwritten(tiny_onnx: Path, tmp_path: Path) -> None:
     assert (source.read_bytes(), (tmp_path / "out.onnx.data").read_bytes()) == before
 
 
+def test_outputs_do_not_overwrite_each_other(tiny_onnx: Path, tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    assert main(["rewrite", str(tiny_onnx), "-o", output, "--report", output, "-q"]) == 2
+    assert main(["convert", str(tiny_onnx), "-o", output, "--report", f"{output}/manifest.json", "-q"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_existing_output_needs_force(tiny_onnx: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
     output.write_text("mine")
@@ -153,6 +160,12 @@ def _data_outside(path: Path, tiny: Path) -> None:
     onnx.save(model, path)
 
 
+def _computed_twice(source: Path, tiny_onnx: Path) -> None:
+    model = onnx.load(str(tiny_onnx))
+    model.graph.node.append(model.graph.node[0])
+    onnx.save(model, str(source))
+
+
 def _too_new(path: Path, tiny: Path) -> None:
     model = onnx.parser.parse_model(RELU)
     model.opset_import[0].version = 99
@@ -172,6 +185,7 @@ def _too_new(path: Path, tiny: Path) -> None:
         _short_data,
         _data_outside,
         _too_new,
+        _computed_twice,
     ],
 )
 @pytest.mark.parametrize("verb", ["rewrite", "inspect", "convert"])
