@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from raggedrt.models.contract import ModelSource
 
 Role = Literal["mask", "ids", "values"]
-MASK_NAMES = ("attention_mask", "mask", "input_mask")
+MASK_NAMES = ("attention_mask", "input_mask", "mask")
 ID_NAMES = ("input_ids", "ids", "tokens")
 # Ops that hand on their first input's values, so that an index can be followed to the table it reads.
 _SAME_VALUES = ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "PackTokens")

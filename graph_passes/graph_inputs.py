@@ -7,7 +7,7 @@ import onnx_ir as ir
 from raggedrt.errors import InputError
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 
-MASK_NAMES = ("attention_mask", "input_mask")
+MASK_NAMES = ("attention_mask", "input_mask", "mask")
 """Names of a padding mask (1 = token) when the caller names none."""
 TOKEN_NAMES = ("input_ids", "token_type_ids", "segment_ids", "position_ids", "inputs_embeds")
 """Inputs that hold one row per token even where their dimension names differ from the mask's."""

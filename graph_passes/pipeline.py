@@ -50,7 +50,7 @@ class RewriteConfig:
         io: "padded" keeps inputs and outputs; "ragged" takes packed tokens.
         allow_partial: a required feature that does not apply is reported, not raised.
         opt_length: length in tokens that densities are reported at; None derives one.
-        mask_input: name of the padding mask; None: attention_mask or input_mask.
+        mask_input: name of the padding mask; None: one of `MASK_NAMES`, if it is there.
         sparsity: mask that every attention site gets on top of its own; None: none.
         plan: what each site gets instead, and which sites stay as they are; sites that are not named get `sparsity`.
         position_limit: longest sequence in tokens that the source allows, as far as it says it.

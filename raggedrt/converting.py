@@ -12,13 +12,15 @@ import onnx_ir as ir
 
 from raggedrt.approximation import is_imposed, sample_of, verify_imposed
 from raggedrt.errors import InputError, TargetError
+from raggedrt.export.mask_polarity import refuse_inverted_mask
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET
 from raggedrt.manifests import draft_manifest, report_json
 from raggedrt.models.contract import ModelSource
 from raggedrt.options import DTYPES, choose
-from raggedrt.outputs import refuse_existing, workspace, write_json
+from raggedrt.outputs import refuse_collisions, refuse_existing, workspace, write_json
 from raggedrt.plugins.bundle.manifest import MODEL_NAME, REPORT_NAME, TOKENIZER_NAME
 from raggedrt.plugins.bundle.writer import BundleWriter
+from raggedrt.plugins.contract.io_roles import Role
 from raggedrt.progress import step
 from raggedrt.rewriting import make_config, run_passes
 from raggedrt.sources import Original, original_onnx, resolve_source
@@ -106,6 +108,7 @@ def convert(
             "use fp32 or fp16"
         )
     if report is not None:
+        refuse_collisions(pathlib.Path(report), pathlib.Path(output))
         refuse_existing(pathlib.Path(report), force=force)
     with BundleWriter(output, force=force) as writer, workspace(writer.output) as folder:
         resolved = resolve_source(source, task=task, revision=revision, allow_pickle=allow_pickle, dtype=dtype)
@@ -117,6 +120,9 @@ def convert(
         step("rewriting %d nodes", len(original.model.graph))
         config = dataclasses.replace(config, mask_input=original.mask_input, position_limit=resolved.position_limit)
         rewritten = run_passes(original.model, config, resolved.description)
+        for role in rewritten.inputs:
+            if role.role is Role.ATTENTION_MASK:
+                refuse_inverted_mask(role.name, original.cases, original.reference)
         model = writer.directory / MODEL_NAME
         ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
         verified = _verify(model, original, rewritten, config, tolerance)

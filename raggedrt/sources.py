@@ -42,8 +42,10 @@ class Original:
 
     @property
     def mask_input(self) -> str | None:
-        """Name of the padding mask, as far as the source says it."""
-        return self.resolved.model.mask_input if self.resolved.model else None
+        """Name of the padding mask: what a PyTorch source says, in an ONNX file the input of a usual name."""
+        if self.resolved.model is not None:
+            return self.resolved.model.mask_input
+        return next((spec.name for spec in self.specs if spec.role == "mask" and len(spec.axes) == 2), None)
 
 
 def resolve_source(

@@ -13,10 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import raggedrt
+from helpers.encoder_graphs import EncoderSpec, build_encoder
+from helpers.tolerances import Tolerance, assert_close
 from raggedrt.cli import main
+from raggedrt.export.input_specs import MASK_NAMES
+from raggedrt.graph_passes import graph_inputs
 
 pytestmark = pytest.mark.ort_cpu
 
@@ -52,6 +57,46 @@ def test_a_program_of_its_own_can_convert_a_module(tmp_path: Path) -> None:
     bundle = raggedrt.convert(tiny_bert(), tmp_path / "out")
     outputs = raggedrt.Session(bundle.path).run({"input_ids": [np.array([5, 6, 7])]})
     assert outputs["last_hidden_state"][0].shape == (3, 32)
+
+
+@pytest.mark.parametrize("io", ["padded", "ragged"])
+@pytest.mark.parametrize("name", MASK_NAMES)
+def test_an_onnx_file_may_name_its_mask_otherwise(name: str, io: str, tmp_path: Path) -> None:
+    ir.save(build_encoder(EncoderSpec(names=("input_ids", name))), tmp_path / "model.onnx")
+    bundle = raggedrt.convert(tmp_path / "model.onnx", tmp_path / "out", io=io)
+    ids = np.arange(1, 9).reshape(2, 4)
+    feeds = {"input_ids": ids, name: np.array([[1, 1, 1, 1], [1, 1, 0, 0]])}
+    padded = raggedrt.Session(bundle).run(feeds)
+    lists = raggedrt.Session(bundle).run({"input_ids": [ids[0], ids[1, :2]]})
+    assert bundle.manifest.mask_input == name
+    for key, values in lists.items():
+        assert_close(np.concatenate(values), padded[key][feeds[name] > 0], Tolerance(1e-5, 1e-4))
+
+
+def test_verification_and_passes_know_the_same_mask_names() -> None:
+    assert graph_inputs.MASK_NAMES == MASK_NAMES
+
+
+def _inverted(path: Path) -> Path:
+    """An encoder whose mask hides the tokens where it is 1, as PyTorch's key_padding_mask does."""
+    model = build_encoder(EncoderSpec(positions="none"))
+    mask = model.graph.inputs[1]
+    uses = list(mask.uses())
+    one = ir.Value(name="one", const_value=ir.tensor(np.array(1, np.int64)))
+    model.graph.register_initializer(one)
+    node = ir.node("Sub", inputs=[one, mask], name="invert")
+    node.outputs[0].name = "inverted"
+    model.graph.insert_before(model.graph[0], node)
+    for use in uses:
+        use.node.replace_input_with(use.idx, node.outputs[0])
+    ir.save(model, path)
+    return path
+
+
+def test_an_inverted_mask_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(_inverted(tmp_path / "in.onnx")), "-o", str(tmp_path / "out"), "-q"]) == 2
+    assert "hides the tokens where it is non-zero" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
 
 
 def test_an_existing_output_is_refused_before_any_work(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
