@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -39,14 +40,6 @@ CASES: dict[str, tuple[str, str | None, str | None, int, str, int]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _able(monkeypatch: pytest.MonkeyPatch) -> None:
-    every = Feature(0)
-    for feature in Feature:
-        every |= feature
-    monkeypatch.setitem(CAPABILITIES, "ort-cpu", dataclasses.replace(CAPABILITIES["ort-cpu"], features=every))
-
-
 @pytest.fixture(scope="module")
 def exported() -> dict[str, onnx.ModelProto]:
     """Each model is exported once."""
@@ -80,8 +73,9 @@ def _feed(model: ir.Model, given: dict[str, Any]) -> dict[str, Any]:
     return {str(value.name): {**fill, **given}[str(value.name)] for value in model.graph.inputs}
 
 
+@pytest.mark.parametrize("native", [False, True], ids=["bodies", "native"])
 @pytest.mark.parametrize("case", CASES)
-def test_padded(case: str, exported: dict[str, onnx.ModelProto]) -> None:
+def test_padded(case: str, native: bool, op_library: pathlib.Path, exported: dict[str, onnx.ModelProto]) -> None:
     original, model = _export(case, exported)
     report = rewrite(model, RewriteConfig(features=("pack",)))
     assert {entry.op for entry in report.attention} == {"RaggedAttention"}
@@ -89,7 +83,7 @@ def test_padded(case: str, exported: dict[str, onnx.ModelProto]) -> None:
     assert not [node for node in model.graph if node.domain == "raggedrt.torch"]
     assert not [key for key in model.functions if key[0] == "raggedrt.torch"]
     rows = _rows(case, padded=True)
-    found = ort_session(model, native=False).run(
+    found = ort_session(model, native=native).run(
         None, _feed(model, {name: tensor.numpy() for name, tensor in rows.items()})
     )
     valid = rows["attention_mask"].numpy() != 0
