@@ -22,7 +22,7 @@ from raggedrt.plugins.runtime.session import Session
 from raggedrt.progress import step
 from raggedrt.runners import RunnerOptions
 from raggedrt.verification import make_tolerance
-from raggedrt.workload import Demand, Workload, make_workload
+from raggedrt.workload import Demand, Workload, longest_sequence, make_workload
 
 BUNDLE = "raggedrt"
 CEILING = "no padding"
@@ -124,7 +124,7 @@ def bench(
     lengths_from: str | os.PathLike[str] | None = None,
     batch_size: int = 32,
     batches: int = 4,
-    max_length: int = 128,
+    max_length: int | None = None,
     order: str = "arrival",
     rounds: int = 5,
     threads: int | None = None,
@@ -144,7 +144,7 @@ def bench(
         lengths_from: instead, a file with one text per line, measured with the bundle's tokenizer.
         batch_size: sequences per batch.
         batches: batches per round.
-        max_length: tokens of the longest sequence.
+        max_length: tokens of the longest sequence; default 128, or the model's positions where these are fewer.
         order: `"arrival"`, or `"sorted"` by length before batching.
         rounds: timed rounds, after one that warms up.
         threads: threads of every session, default all cores.
@@ -169,19 +169,20 @@ def bench(
         ("max-length", max_length),
         ("rounds", rounds),
     ):
-        if value < 1:
+        if value is not None and value < 1:
             raise InputError(f"--{name} {value}: expected at least 1")
     choose("order", order, ORDERS)
     if report is not None:
         refuse_input(pathlib.Path(report), pathlib.Path(bundle), *([pathlib.Path(baseline)] if baseline else []))
         refuse_existing(pathlib.Path(report), force=True)
     opened = open_bundle(bundle)
+    longest = longest_sequence(opened, max_length)
     tolerance = make_tolerance(atol, rtol, opened.manifest.dtype)
     threads = threads or len(os.sched_getaffinity(0))
     options = RunnerOptions(threads=threads, allow_pickle=allow_pickle, trust_bundle=trust_bundle)
     with tempfile.TemporaryDirectory(prefix="raggedrt-bench-") as folder:
         peers = open_baselines(opened, baseline, pathlib.Path(folder), options)
-        demand = Demand(lengths, batch_size, batches, max_length, order == "sorted", seed)
+        demand = Demand(lengths, batch_size, batches, longest, order == "sorted", seed)
         workload = make_workload(opened, peers[0].specs, demand, lengths_from)
         session = Session(opened, threads=threads, trust_bundle=trust_bundle)
         imposed = sorted({mask["imposed"] for mask in opened.manifest.mask_specs if mask.get("imposed")})

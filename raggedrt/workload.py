@@ -18,6 +18,9 @@ from raggedrt.plugins.bundle.reader import Bundle
 from raggedrt.plugins.runtime.session import Session
 from raggedrt.tokenizing import read_texts, tokenize
 
+DEFAULT_LONGEST = 128
+"""Tokens of the longest sequence of a workload where nobody says more."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Demand:
@@ -76,20 +79,31 @@ class Workload:
         }
 
 
+def longest_sequence(bundle: Bundle, asked: int | None) -> int:
+    """The longest sequence of a workload, in tokens: what is asked, else a usual length that the model has.
+
+    Raises:
+        InputError: the model has fewer positions.
+    """
+    limit = bundle.manifest.position_limit
+    if asked is None:
+        return min(DEFAULT_LONGEST, limit or DEFAULT_LONGEST)
+    if limit is not None and asked > limit:
+        raise InputError(f"--max-length {asked}: the model has {limit} positions; give at most {limit}")
+    return asked
+
+
 def make_workload(
     bundle: Bundle, specs: Sequence[InputSpec], demand: Demand, texts: str | os.PathLike[str] | None
 ) -> Workload:
     """Rows of drawn lengths with random tokens, or the tokenised lines of the file `texts`.
 
     Raises:
-        InputError: the model takes no sequences or shorter ones, or the texts cannot be tokenised.
+        InputError: the model takes no sequences, or the texts cannot be tokenised.
     """
     per_token = [spec for spec in specs if spec.role != "mask" and tuple(spec.axes[:2]) == ("batch", "sequence")]
     if not per_token:
         raise InputError(f"{bundle.path}: the model takes no sequences of tokens, so there is no padding to measure")
-    limit = bundle.manifest.position_limit
-    if limit is not None and demand.max_length > limit:
-        raise InputError(f"--max-length {demand.max_length}: the model has {limit} positions; give at most {limit}")
     rng = np.random.default_rng(demand.seed)
     count = demand.batch_size * demand.batches
     if texts is None:

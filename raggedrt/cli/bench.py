@@ -29,7 +29,14 @@ def bench(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="sequences per batch")] = 32,
     batches: Annotated[int, typer.Option(min=1, help="batches per round")] = 4,
-    max_length: Annotated[int, typer.Option(min=1, help="tokens of the longest sequence")] = 128,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="tokens of the longest sequence  [default: 128, or the model's positions where these are fewer]",
+            show_default=False,
+        ),
+    ] = None,
     order: Annotated[str, typer.Option(help="arrival or sorted (by length, before batching)")] = "arrival",
     rounds: Annotated[int, typer.Option(min=1, help="timed rounds, interleaved")] = 5,
     threads: options.Threads = None,

@@ -47,6 +47,11 @@ def test_lengths_measured_from_texts_and_sorted(tiny_bundle: Path, tiny_onnx: Pa
     assert by_length.facts["fill"] > arrival.facts["fill"]
 
 
+def test_a_model_with_few_positions_needs_no_max_length(tiny_bundle: Path, tiny_onnx: Path) -> None:
+    result = raggedrt.bench(tiny_bundle, baseline=tiny_onnx, lengths="U[1,1]", batch_size=1, batches=1, rounds=1)
+    assert result.facts["valid_tokens"] == 80  # its positions
+
+
 def test_ragged_bundles_are_timed_on_packed_tokens(ragged_bundle: Path, tiny_onnx: Path) -> None:
     result = raggedrt.bench(ragged_bundle, baseline=tiny_onnx, batch_size=4, batches=1, rounds=1, max_length=16)
     assert result.errors.passed
