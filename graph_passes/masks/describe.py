@@ -51,6 +51,8 @@ def describe_samples(samples: Sequence[Sample]) -> str:
         return _kept_share(samples[-1].visible, samples[-1].visible.shape[-1])
     sample = max(whole, key=lambda s: s.visible.shape[-1])
     visible, length = sample.visible[0], sample.visible.shape[-1]
+    if not visible.any():
+        return "no key is visible in a batch without padding; is the mask inverted?"
     if not bool((sample.visible == visible).all()):
         return "rows of the batch have different masks although none has padding"
     ranges = _distance_ranges(visible)

@@ -136,6 +136,12 @@ class PackedRegion:
         axes = require_axes(reader, self.analysis.axes_of(value), f"'{value.name}'")
         fill = self.analysis.padded_of(value)
         if fill is None or value not in self.packed_forms:
+            if rule_for(reader) is None:
+                raise PackingRefused(
+                    reader,
+                    f"no rule says along which axes {reader.op_type} works, so it may read padded slots of "
+                    f"'{value.name}'; replace it or export without it",
+                )
             raise PackingRefused(
                 reader,
                 f"{reader.op_type} reads padded slots of '{value.name}', which hold other values once padding is "

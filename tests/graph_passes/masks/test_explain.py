@@ -11,6 +11,8 @@ import pytest
 from helpers.mask_graphs import INPUTS, LOWEST, MaskGraph, mask_of
 from raggedrt.graph_passes.masks import GraphInputs, MaskAxes, MaskSpec, Polarity, explain_mask
 from raggedrt.graph_passes.masks.algebra import Window
+from raggedrt.graph_passes.masks.describe import describe_samples
+from raggedrt.graph_passes.masks.samples import Sample
 
 pytestmark = pytest.mark.ort_cpu
 
@@ -345,3 +347,9 @@ def test_the_original_graph_is_left_as_it_is() -> None:
     explain_mask(mask, ADD, INPUTS)
     assert [(n.op_type, [v.name for v in n.inputs if v], [v.name for v in n.outputs]) for n in graph] == before
     assert mask.producer() is node
+
+
+def test_a_mask_that_shows_nothing_without_padding_is_called_inverted() -> None:
+    padding = np.array([[1, 1, 1], [1, 1, 0]])
+    visible = np.broadcast_to(padding[:, None, :] == 0, (2, 3, 3))
+    assert "is the mask inverted?" in describe_samples([Sample(padding, visible)])

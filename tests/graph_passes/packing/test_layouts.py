@@ -122,7 +122,8 @@ REFUSED: dict[str, tuple[Build, str]] = {
             keepdims=False), "mixes tokens"),
     "largest slot": (lambda g: g.op.ArgMax(g.y, axis=1), "ArgMax reads padded slots"),
     "convolution": (
-        lambda g: g.op.Conv(g.op.Transpose(g.y, perm=[0, 2, 1]), g.weight(4, WIDTH, 3), pads=[1, 1]), "Conv reads"),
+        lambda g: g.op.Conv(g.op.Transpose(g.y, perm=[0, 2, 1]), g.weight(4, WIDTH, 3), pads=[1, 1]),
+        "no rule says along which axes Conv works"),
     "nothing, up to slot zero": (
         lambda g: g.op.Slice(g.y, g.ints([-1]), g.ints([0]), g.ints([1])), "Slice reads padded slots"),
     "the last slot of short batches only": (
