@@ -72,6 +72,13 @@ void pack_keys(const AttentionProblem& problem, const IsaKernels& isa, const Seq
 void pack_values(const AttentionProblem& problem, const IsaKernels& isa, const Sequence& sequence, int64_t head,
                  int64_t first, int64_t last, float* panels);
 
+// Asks for row `row` of [rows, size] elements, into the second-level cache.
+inline void prefetch_row(const AttentionProblem& problem, const void* tensor, int64_t row, int64_t size) {
+  const int64_t bytes = size * static_cast<int64_t>(element_size(problem.element));
+  const char* line = static_cast<const char*>(tensor) + row * bytes;
+  for (int64_t byte = 0; byte < bytes; byte += static_cast<int64_t>(kCacheLine)) __builtin_prefetch(line + byte, 0, 3);
+}
+
 // The way of problems with windows, dilation, global tokens or tile lists.
 void sparse_attention(const AttentionProblem& problem, Runtime& runtime);
 

@@ -27,7 +27,7 @@ class PanelCache final : public KeyValuePanels {
   }
 
   KeyValueTile tile(int64_t key_tile) override {
-    const size_t slot = static_cast<size_t>(key_tile) & (owner_.size() - 1);
+    const size_t slot = slot_of(key_tile);
     float* keys = buffer_ + static_cast<int64_t>(slot) * slot_floats(problem_);
     float* values = keys + int64_t{kKeyTile} * problem_.head_size;
     const int64_t stride = padded_head_size(problem_.value_head_size);
@@ -41,7 +41,19 @@ class PanelCache final : public KeyValuePanels {
     return {keys, values, stride};
   }
 
+  void prefetch(int64_t key_tile, int first, int last) override {
+    if (owner_[slot_of(key_tile)] == (unit_ | key_tile)) return;
+    const int64_t begin = sequence_.first_key + key_tile * kKeyTile;
+    const int64_t end = std::min(begin + last, sequence_.first_key + sequence_.keys);
+    for (int64_t key = begin + first; key < end; ++key) {
+      prefetch_row(problem_, problem_.key, key * problem_.kv_num_heads + head_, problem_.head_size);
+      prefetch_row(problem_, problem_.value, key * problem_.kv_num_heads + head_, problem_.value_head_size);
+    }
+  }
+
  private:
+  size_t slot_of(int64_t key_tile) const { return static_cast<size_t>(key_tile) & (owner_.size() - 1); }
+
   const AttentionProblem& problem_;
   const IsaKernels& isa_;
   float* buffer_;

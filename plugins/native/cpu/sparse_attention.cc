@@ -63,21 +63,36 @@ class SparseCall {
   }
 
   void attend(const SparseItem& item, PanelCache& panels, const TileScratch& scratch) const {
-    QueryRows rows;
     for (int64_t tile = item.first; tile < item.last;) {
       const size_t index = schedule_.unit_of(tile);
-      const SparseUnit& unit = schedule_.unit(index);
-      const RowSpace space = schedule_.space(unit);
-      const QueryTiles& tiles = schedule_.tiles(unit);
-      panels.select(unit.sequence, unit.first_head / (problem_.num_heads / problem_.kv_num_heads));
-      const ScoreModifier modifier = tables_.of(unit.sequence);
       const int64_t end = std::min(item.last, schedule_.unit_end(index));
-      for (; tile < end; ++tile) {
-        if (!item.heavy && schedule_.heavy(tile)) continue;
-        tiles.rows(problem_, space, static_cast<size_t>(tile - unit.first_tile), rows);
-        isa_.attend(shape_, rows, problem_.query, panels, schedule_.mask(unit), tables_.any() ? &modifier : nullptr,
-                    scratch, problem_.output, problem_.lse);
+      attend_unit(schedule_.unit(index), tile, end, item.heavy, panels, scratch);
+      tile = end;
+    }
+  }
+
+  // Query tiles [first, last) of a unit. Rows of one head lie far apart, where hardware prefetchers do not look: asks
+  // for the queries of the next tile.
+  void attend_unit(const SparseUnit& unit, int64_t first, int64_t last, bool heavy, PanelCache& panels,
+                   const TileScratch& scratch) const {
+    const RowSpace space = schedule_.space(unit);
+    const QueryTiles& tiles = schedule_.tiles(unit);
+    const ScoreModifier modifier = tables_.of(unit.sequence);
+    panels.select(unit.sequence, unit.first_head / (problem_.num_heads / problem_.kv_num_heads));
+    QueryRows buffer[2];
+    int current = 0;
+    tiles.rows(problem_, space, static_cast<size_t>(first - unit.first_tile), buffer[current]);
+    for (int64_t tile = first; tile < last; ++tile, current ^= 1) {
+      if (tile + 1 < last) {
+        QueryRows& next = buffer[current ^ 1];
+        tiles.rows(problem_, space, static_cast<size_t>(tile + 1 - unit.first_tile), next);
+        for (int row = 0; row < next.count; ++row) {
+          prefetch_row(problem_, problem_.query, next.index[row], problem_.head_size);
+        }
       }
+      if (!heavy && schedule_.heavy(tile)) continue;
+      isa_.attend(shape_, buffer[current], problem_.query, panels, schedule_.mask(unit),
+                  tables_.any() ? &modifier : nullptr, scratch, problem_.output, problem_.lse);
     }
   }
 

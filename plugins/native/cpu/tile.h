@@ -48,6 +48,8 @@ struct KeyValueTile {
 class KeyValuePanels {
  public:
   virtual KeyValueTile tile(int64_t key_tile) = 0;
+  // Keys [first, last) of a tile will be asked for soon.
+  virtual void prefetch(int64_t /*key_tile*/, int /*first*/, int /*last*/) {}
 
  protected:
   ~KeyValuePanels() = default;

@@ -184,18 +184,25 @@ RAGGEDRT_INLINE void prefetch_output(const AttentionShape& shape, const QueryRow
 // Online softmax of all row blocks over the key tiles of the list.
 static void visit_tiles(const AttentionShape& shape, const QueryRows& rows, KeyValuePanels& panels,
                         const TileMask& mask, const ScoreModifier* modifier, const TileScratch& scratch,
-                        SoftmaxState& state, int output_vectors) {
+                        SoftmaxState& state, void* output, int output_vectors) {
   uint64_t row_bits[kMaxQueryRows];
   KeyPlaces places;
   const int64_t listed = mask.list(rows, scratch.tiles);
   for (int64_t entry = 0; entry < listed; ++entry) {
     const int64_t key_tile = scratch.tiles[entry];
+    if (entry + 1 == listed) prefetch_output(shape, rows, output);
     const TileKind kind = mask.visit(rows, key_tile, row_bits);
     if (kind == TileKind::kEmpty) continue;
     const uint64_t* bits = kind == TileKind::kPartial ? row_bits : nullptr;
     const KeyValueTile tile = panels.tile(key_tile);
     if (modifier != nullptr) places = key_places(*modifier, key_tile);
     for (int first = 0; first < rows.count; first += kRowBlock) {
+      if (entry + 1 < listed) {  // spread over the row blocks: a burst would wait for memory
+        const int last = first + kRowBlock < rows.count ? first + kRowBlock : rows.count;
+        const int64_t next = scratch.tiles[entry + 1];
+        panels.prefetch(next, kKeyTile * first / rows.count, kKeyTile * last / rows.count);
+        if (modifier != nullptr && modifier->bias != nullptr) prefetch_bias(*modifier, rows, first, last - first, next);
+      }
       const RowBlock block = row_block(bits, first, rows.count);
       if (block.keys == 0) continue;
       visit_tile(block, bits, modifier, rows, places, shape.head_size, scratch.query, tile, state, scratch.output,
@@ -217,8 +224,7 @@ static void attend(const AttentionShape& shape, const QueryRows& rows, const voi
     state.sum[row] = Vec{};
     for (int v = 0; v < output_vectors; ++v) store(scratch.output + row * stride + v * kWidth, Vec{});
   }
-  prefetch_output(shape, rows, output);
-  visit_tiles(shape, rows, panels, mask, modifier, scratch, state, output_vectors);
+  visit_tiles(shape, rows, panels, mask, modifier, scratch, state, output, output_vectors);
   const float* head_sink = modifier != nullptr ? modifier->head_sink : nullptr;
   write_tile(shape, rows, head_sink, state, scratch.output, stride, output, lse);
 }

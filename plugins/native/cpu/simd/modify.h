@@ -197,6 +197,21 @@ RAGGEDRT_INLINE void add_disentangled(const ScoreModifier& m, const ModifiedRow&
   }
 }
 
+// Asks for what a row block will read of a dense bias in a tile that is visited soon: its rows lie too far apart for
+// hardware prefetchers.
+static void prefetch_bias(const ScoreModifier& m, const QueryRows& rows, int first, int count, int64_t key_tile) {
+  const int64_t key = key_tile * kKeyTile;
+  const int64_t position = clamp(m.positions_k != nullptr ? m.positions_k[key] : key, 0, m.bias_size - 1);
+  const int64_t bytes = static_cast<int64_t>(element_size(m.element));
+  const int64_t length = (position + kKeyTile > m.bias_size ? m.bias_size - position : kKeyTile) * bytes;
+  for (int row = first; row < first + count; ++row) {
+    const int64_t query = clamp(rows.position[row], 0, m.bias_size - 1);
+    const int64_t start = rows.head[row] * m.bias_head_stride + query * m.bias_size + position;
+    const char* line = static_cast<const char*>(m.bias) + start * bytes;
+    for (int64_t byte = 0; byte < length; byte += 64) __builtin_prefetch(line + byte, 0, 2);
+  }
+}
+
 // Scores of the rows from `first` and of the tile's keys from `first_key`.
 static void modify_scores(const ScoreModifier& modifier, const QueryRows& rows, int first, int count,
                           const KeyPlaces& places, int first_key, int keys, float* scores) {
