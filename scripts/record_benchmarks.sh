@@ -10,3 +10,4 @@ for order in arrival sorted; do
     --order "$order" --report "$out/minilm_$order.json"
 done
 "$bin/python" scripts/bench_attention.py --output "$out/attention"
+"$bin/python" scripts/bench_bigbird.py --output "$out/bigbird_cpu"
