@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from raggedrt.errors import RaggedRTError, TargetError
+from raggedrt.errors import InputError, RaggedRTError, TargetError
 from raggedrt.export.files import save_model
 from raggedrt.export.input_specs import input_specs
 from raggedrt.export.numerics import Arrays, Comparison, Runner, Tolerance, compare_results, runnable_cases
@@ -92,7 +92,15 @@ def eager_runner(source: ModelSource) -> Runner:
         tensors = {name: torch.from_numpy(feeds[name]) for name in source.example_inputs}
         with torch.inference_mode():
             names = list(tensors)
-            result = call(*(tensors[n] for n in names[:positional]), **{n: tensors[n] for n in names[positional:]})
+            try:
+                result = call(*(tensors[n] for n in names[:positional]), **{n: tensors[n] for n in names[positional:]})
+            except IndexError as error:  # an embedding that is smaller than the ids that were tried
+                largest = max(int(array.max()) for array in feeds.values() if array.size and array.dtype.kind == "i")
+                raise InputError(
+                    f"The module fails on its own kind of input, integers up to {largest}: {error}. A module without "
+                    "a config does not tell its vocabulary: have the factory return a raggedrt.ModelSource whose "
+                    "example_inputs hold the largest id that the module takes."
+                ) from error
         if isinstance(result, torch.Tensor):
             result = (result,)
         values = result.values() if isinstance(result, dict) else result

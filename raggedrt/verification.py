@@ -79,19 +79,52 @@ def verify_rewrite(
         inputs: its inputs and what they mean.
         outputs: its outputs and what they mean.
         cases: what to feed; for ragged I/O those with right padding are used.
-        reference: gives what is right.
+        reference: gives what is right; with ragged I/O it is asked for every sequence alone.
         tolerance: for floating-point outputs; None: by each output's type.
 
     Raises:
         NumericsError: a value is outside the tolerance, or a padded slot of an unpacked output is not zero.
     """
     wanted = runnable_cases(usable_cases(cases, inputs), reference)
+    if _takes_packed(inputs):
+        wanted = [(case, each_alone(case, reference, outputs)) for case, _ in wanted]
     comparisons = []
     for native in natives():
         results = graph_results(model, inputs, outputs, wanted, native=native)
         comparison = compare_results(results, tolerance=tolerance)
         comparisons.append(comparison.require(f"the rewritten model, {SERVED_BY[native]}, against the original"))
     return Verified(comparisons[0].cases, worst_errors(comparisons), len(comparisons) > 1)
+
+
+def each_alone(case: Case, reference: Runner, outputs: Sequence[TensorRole]) -> Arrays:
+    """What packed tokens mean: every sequence of a right-padded case alone, its outputs put where the case has them."""
+    results: list[Arrays | None] = []
+    for row, count in enumerate(case.valid.sum(axis=1).tolist()):
+        feeds = {name: _row_of(array, row, count, case) for name, array in case.feeds.items()}
+        results.append(reference(feeds) if count else None)
+    some = next((result for result in results if result is not None), None)
+    if some is None:
+        return reference(case.feeds)
+    return {role.name: _rows_together(role, results, some[role.name], case) for role in outputs}
+
+
+def _row_of(array: Any, row: int, count: int, case: Case) -> Any:
+    if array.shape[:2] == case.valid.shape:
+        return array[row : row + 1, :count]
+    return array[row : row + 1] if array.shape[:1] == case.valid.shape[:1] else array
+
+
+def _rows_together(role: TensorRole, results: Sequence[Arrays | None], like: Any, case: Case) -> Any:
+    if role.role not in (Role.PER_TOKEN, Role.PER_SEQUENCE):
+        return like
+    lead = case.valid.shape if role.role is Role.PER_TOKEN else case.valid.shape[:1]
+    whole = np.zeros((*lead, *like.shape[len(lead) :]), like.dtype)
+    for row, result in enumerate(results):
+        if result is not None:
+            part = result[role.name][0]
+            target = whole[row, : len(part)] if role.role is Role.PER_TOKEN else whole[row]
+            target[...] = part
+    return whole
 
 
 def natives() -> tuple[bool, ...]:
