@@ -138,14 +138,34 @@ def wrap_module(module: nn.Module) -> ModelSource:
             f"{type(module).__name__}: cannot tell which inputs to export it with (forward{signature}). Return "
             "raggedrt.ModelSource(module, example_inputs, dynamic_axes, output_names, mask_input) from the factory."
         )
-    sizes = {"input_ids": max(tables), "token_type_ids": 2 if "token_type_ids" in names else 0}
-    examples = example_inputs(names, sizes, None)
-    with torch.no_grad():
-        result = module(**examples)
+    examples, result = _first_that_runs(module, names, sorted(set(tables), reverse=True))
     if isinstance(result, dict):
         return text_source(_DictOutputs(module, tuple(result)), examples, tuple(result))
     count = len(result) if isinstance(result, (tuple, list)) else 1
     return text_source(module, examples, [f"output_{i}" for i in range(count)] if count > 1 else ["output"])
+
+
+def _first_that_runs(
+    module: nn.Module, names: Sequence[str], tables: Sequence[int]
+) -> tuple[Mapping[str, torch.Tensor], Any]:
+    """Examples within the largest table that the ids may index: positions often have more rows than the vocabulary.
+
+    Raises:
+        InputError: It runs with none of them.
+    """
+    failure: IndexError | None = None
+    for vocabulary in tables:
+        sizes = {"input_ids": vocabulary, "token_type_ids": 2 if "token_type_ids" in names else 0}
+        examples = example_inputs(names, sizes, None)
+        try:
+            with torch.no_grad():
+                return examples, module(**examples)
+        except IndexError as error:
+            failure = error
+    raise InputError(
+        f"{type(module).__name__}: fails on ids within each of its embedding tables ({failure}). Return "
+        "raggedrt.ModelSource with example_inputs that it takes from the factory."
+    ) from failure
 
 
 class _DictOutputs(nn.Module):

@@ -122,8 +122,10 @@ def _rows_together(role: TensorRole, results: Sequence[Arrays | None], like: Any
     for row, result in enumerate(results):
         if result is not None:
             part = result[role.name][0]
-            target = whole[row, : len(part)] if role.role is Role.PER_TOKEN else whole[row]
-            target[...] = part
+            if role.role is Role.PER_TOKEN:
+                whole[row, : len(part)] = part
+            else:
+                whole[row] = part
     return whole
 
 
