@@ -15,6 +15,7 @@ from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean
 from raggedrt.graph_passes.direct.lower import lower_directly
 from raggedrt.graph_passes.entries import attention_entries, io_roles, position_limit
 from raggedrt.graph_passes.fuse.ort_cpu import FUSIONS
+from raggedrt.graph_passes.fused_matmul import take_fused_products_apart
 from raggedrt.graph_passes.graph_inputs import describe_inputs
 from raggedrt.graph_passes.impose import ModelLengths, SiteChoice, choices_by_site, impose
 from raggedrt.graph_passes.lowering import MaskBook, SiteMask, why_not_lowered
@@ -97,6 +98,7 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     clean(model)
     report.record("clean").matched = report.nodes_before - len(list(graph))
     report.record("spell_out_rotary").matched = spell_out_rotary(graph)
+    report.record("take_fused_products_apart").matched = take_fused_products_apart(graph)
     understanding = _understand(graph, config, report)
     masks = _impose(understanding, _explain_masks(understanding, config, report), config, report)
     original_outputs = list(graph.outputs)

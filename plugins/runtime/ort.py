@@ -149,6 +149,8 @@ def check_providers(runtime: Any, providers: Providers) -> None:
     Raises:
         TargetError: one is missing.
     """
+    if isinstance(providers, str):
+        raise InputError(f"providers is a list of names, not the text {providers!r}; give [{providers!r}].")
     available = runtime.get_available_providers()
     for name in map(provider_name, providers):
         if name not in available:
@@ -169,6 +171,8 @@ def _options(runtime: Any, session_options: Any, threads: int | None) -> Any:
         return runtime.SessionOptions() if session_options is None else session_options
     if session_options is not None:
         raise InputError("threads and session_options are both given; set intra_op_num_threads of the options instead.")
+    if not isinstance(threads, int):
+        raise InputError(f"threads is a whole number, not {threads!r}.")
     if threads < 1:
         raise InputError(f"threads is {threads}; give 1 or more, or leave it out to use every core.")
     options = runtime.SessionOptions()
