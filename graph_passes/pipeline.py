@@ -51,6 +51,7 @@ class RewriteConfig:
         io: "padded" keeps inputs and outputs; "ragged" takes packed tokens.
         allow_partial: a required feature that does not apply is reported, not raised.
         opt_length: length in tokens that densities are reported at; None derives one.
+        opt_inputs: inputs that shapes were given for; each must exist.
         mask_input: name of the padding mask; None: one of `MASK_NAMES`, if it is there.
         sparsity: mask that every attention site gets on top of its own; None: none.
         plan: what each site gets instead, and which sites stay as they are; sites that are not named get `sparsity`.
@@ -63,6 +64,7 @@ class RewriteConfig:
     io: str = "padded"
     allow_partial: bool = False
     opt_length: int | None = None
+    opt_inputs: tuple[str, ...] = ()
     mask_input: str | None = None
     sparsity: MaskSpec | None = None
     plan: tuple[SiteChoice, ...] = ()
@@ -132,6 +134,10 @@ def _check(model: ir.Model, config: RewriteConfig) -> None:
     for feature in config.required:
         if feature not in FEATURES:
             raise InputError(f"Unknown feature '{feature}'; the features are {', '.join(FEATURES)}.")
+    names = [value.name for value in model.graph.inputs]
+    for name in config.opt_inputs:
+        if name not in names:
+            raise InputError(f"--opt-shapes names the input '{name}'; the inputs are {', '.join(map(str, names))}.")
     if any(node.domain == DOMAIN for node in model.graph):
         raise InputError("The model holds raggedrt ops already; rewrite the original instead.")
     if config.imposes and not config.accept_approximation:

@@ -48,7 +48,8 @@ def make_config(
         TargetError: the target cannot be served yet.
     """
     row = find_target(target)
-    lengths = [shape[1] for shape in parse_shapes("opt-shapes", opt_shapes).values() if len(shape) > 1]
+    shapes = parse_shapes("opt-shapes", opt_shapes)
+    lengths = [shape[1] for shape in shapes.values() if len(shape) > 1]
     if sparsity is not None and plan is not None:
         raise InputError("--sparsity and --plan: give one of them; a plan says what is imposed on every site")
     config = RewriteConfig(
@@ -57,6 +58,7 @@ def make_config(
         io=choose("io", io or row.default_io, IO_KINDS),
         allow_partial=allow_partial,
         opt_length=max(lengths, default=None),
+        opt_inputs=tuple(shapes),
         sparsity=parse_sparsity(sparsity),
         plan=() if plan is None else read_plan(pathlib.Path(plan)),
         accept_approximation=accept_approximation,

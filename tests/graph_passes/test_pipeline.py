@@ -36,6 +36,7 @@ def _no_attention() -> ir.Model:
         ({"target": "abacus"}, "Unknown target 'abacus'"),
         ({"io": "square"}, "Unknown io 'square'"),
         ({"features": ("pack", "magic")}, "Unknown feature 'magic'"),
+        ({"opt_inputs": ("nosuch",)}, "--opt-shapes names the input 'nosuch'"),
         ({"mask_input": "nowhere"}, "mask input 'nowhere'"),
         ({"mask_input": "last_hidden_state"}, "mask input 'last_hidden_state'"),
     ],
