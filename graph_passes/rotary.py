@@ -12,32 +12,14 @@ import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.packing.tape import Tape
+from raggedrt.graph_passes.respell import respell
 
 _INT64_MAX = (1 << 63) - 1
 
 
 def spell_out_rotary(graph: ir.Graph) -> int:
     """Replace every standard `RotaryEmbedding` of known rank and head size; returns how many."""
-    replaced = 0
-    for node in list(graph):
-        if node.op_type != "RotaryEmbedding" or node.domain not in ("", "ai.onnx"):
-            continue
-        tape = Tape(graph)
-        output = _rotated(node, tape)
-        if output is None:
-            continue
-        for value in tape.constants.values():
-            graph.register_initializer(value)
-        graph.insert_before(node, tape.nodes)
-        old = node.outputs[0]
-        output.type, output.shape = old.type, old.shape
-        ir.convenience.replace_all_uses_with(old, output, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-        if output.is_graph_output():
-            name, old.name = old.name, None
-            output.name = name
-        replaced += 1
-    return replaced
+    return respell(graph, {("", "RotaryEmbedding"), ("ai.onnx", "RotaryEmbedding")}, _rotated)
 
 
 def _rotated(node: ir.Node, tape: Tape) -> ir.Value | None:
