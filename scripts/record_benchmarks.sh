@@ -9,5 +9,6 @@ for order in arrival sorted; do
   "$bin/raggedrt" bench build/demo/minilm --lengths-from build/demo/texts.txt --max-length 256 --batches 8 \
     --order "$order" --report "$out/minilm_$order.json"
 done
-"$bin/python" scripts/bench_attention.py --output "$out/attention"
+"$bin/python" scripts/bench_attention.py --output "$out/attention_cpu"
+"$bin/python" scripts/bench_sparse_attention.py --threads 2 --output "$out/sparse_attention_cpu"
 "$bin/python" scripts/bench_bigbird.py --output "$out/bigbird_cpu"
