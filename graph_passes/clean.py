@@ -87,10 +87,7 @@ def ask_inputs_for_shapes(graph: ir.Graph, analysis: AxisAnalysis, anchor: ir.Va
         ir.convenience.replace_all_uses_with(node.outputs[0], new, replace_graph_outputs=True)
         replaced += 1
     if replaced:
-        first = next(iter(graph))
-        for value in tape.constants.values():
-            graph.register_initializer(value)
-        graph.insert_before(first, tape.nodes)
+        tape.join(before=next(iter(graph)))
     return replaced
 
 

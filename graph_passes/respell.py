@@ -23,9 +23,7 @@ def respell(graph: ir.Graph, ops: Collection[tuple[str, str]], spell: Spell) -> 
         if output is None:
             tape.drop()
             continue
-        for value in tape.constants.values():
-            graph.register_initializer(value)
-        graph.insert_before(node, tape.nodes)
+        tape.join(before=node)
         old = node.outputs[0]
         output.type, output.shape = old.type, old.shape
         ir.convenience.replace_all_uses_with(old, output, replace_graph_outputs=True)

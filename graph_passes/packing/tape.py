@@ -127,11 +127,14 @@ class Tape:
         if stem is not None:
             node.outputs[0].name = self.fresh_name(stem)
 
-    def join(self) -> None:
-        """Add everything to the graph (at its end; the caller sorts)."""
+    def join(self, before: ir.Node | None = None) -> None:
+        """Add everything to the graph: before a node, or at its end (the caller sorts)."""
         for value in self.constants.values():
             self.graph.register_initializer(value)
-        self.graph.extend(self.nodes)
+        if before is None:
+            self.graph.extend(self.nodes)
+        else:
+            self.graph.insert_before(before, self.nodes)
 
     def drop(self) -> None:
         """Forget everything: the graph is as if nothing had been built."""
