@@ -75,7 +75,7 @@ struct PackingPlanCall {
   PackingInput input;    // mask, keep_mask: device; keep_slots: host
   PackingOutput output;  // device
   int64_t tokens = 0;    // rows of token_index, position and key_position
-  int32_t* token_count = nullptr;  // device, one int; may be null: number of tokens, also where it exceeds `tokens`
+  int64_t* token_count = nullptr;  // device, one number; may be null: of tokens, also where it exceeds `tokens`
 };
 
 Status check(const PackingPlanCall& call);
@@ -110,9 +110,9 @@ struct AttentionPlanCall {
   int32_t* work_list = nullptr;  // device, int32 [work_list_size(call)]
 };
 
-// Number of int32 in the work list of sequences with this many query tokens in all. Known to the host without the
-// lengths, so a graph can hold the tensor; of a plan and of an attention without splits alike.
-int64_t work_list_size(int64_t sequences, int64_t total_q, int64_t block_size);
+// Number of int32 in the work list of sequences with this many query tokens in all, so that its tensor can be made
+// before the lengths are known. `block_size` is that of the tile list, 0 without; `positions`: queries have positions.
+int64_t work_list_size(int64_t sequences, int64_t total_q, int64_t block_size, bool positions);
 
 Status check(const AttentionPlanCall& call);
 Status workspace_bytes(const Device& device, const AttentionPlanCall& call, size_t& bytes);
@@ -143,7 +143,8 @@ Status launch(const Device& device, const MergeCall& call, void* workspace, Stre
 // ---- Masks ---------------------------------------------------------------------------------------------------------
 
 // BlockMask. How many entries and bitmaps there are is known only on the device, so the caller gives room for the
-// upper bounds that block_mask_bounds tells; tile_ptr says which entries are used.
+// upper bounds that block_mask_bounds tells; tile_ptr says which entries are used. What finds no room is not written,
+// and the counts tell.
 struct BlockMaskCall {
   BlockMaskInput input;  // rules: host; blocks, cu_seqlens: device
   int32_t* tile_ptr = nullptr;   // [sequences, groups, rows + 1]
@@ -152,6 +153,8 @@ struct BlockMaskCall {
   int32_t* tile_bits = nullptr;  // [bitmaps, block_size * block_size / 32]
   int64_t entries = 0;
   int64_t bitmaps = 0;
+  int64_t* entry_count = nullptr;   // device, one number each; may be null
+  int64_t* bitmap_count = nullptr;
 };
 
 struct BlockMaskBounds {
