@@ -33,6 +33,8 @@ __all__ = [
 SOURCE_FOLDER = pathlib.Path(__file__).resolve().parent
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_TIMEOUT_SECONDS = 900
+NOT_IN_THE_LIBRARY = ("cuda/device/", "cuda/emulator/")
+"""Folders of device code and of the emulator, which `emulated.py` and the kernel packs build."""
 
 COMMON_FLAGS = (
     "-std=c++17",
@@ -120,8 +122,11 @@ def source_digest() -> str:
 def _digest(generated: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(SOURCE_FOLDER.glob("**/*.cc")) + sorted(SOURCE_FOLDER.glob("**/*.h")):
+        name = path.relative_to(SOURCE_FOLDER).as_posix()
+        if name.startswith(NOT_IN_THE_LIBRARY):
+            continue
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(SOURCE_FOLDER).as_posix()}\0{len(content)}\0".encode())
+        digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     digest.update(generated.encode())
     digest.update(repr((COMMON_FLAGS, LINK_FLAGS, EXPORTS, INSTRUCTION_SETS)).encode())
