@@ -1,0 +1,5 @@
+// Which token lies in each slot.
+#include "cuda/kernels/token_copy.cuh"
+
+RAGGEDRT_KERNEL(raggedrt::cuda::kDataThreads, 1)
+RAGGEDRT_ENTRY(const raggedrt::cuda::TokenCopyParams params) { raggedrt::device::copy::invert(params); }
