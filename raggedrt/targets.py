@@ -23,7 +23,12 @@ TARGETS: tuple[Target, ...] = (
     Target("ort-cuda", "padded", "ONNX Runtime with CUDA and an NVIDIA GPU", built=False),
     Target("ort-trt", "padded", "ONNX Runtime with the TensorRT provider and an NVIDIA GPU", built=False),
     Target("tensorrt", "ragged", "TensorRT and an NVIDIA GPU", built=False),
-    Target("tensorrt-rtx", "ragged", "TensorRT for RTX", built=False),
+    Target(
+        "tensorrt-rtx",
+        "ragged",
+        "TensorRT for RTX, to build engines (pip install 'raggedrt[tensorrt-rtx]'), and a GeForce RTX GPU to run them",
+        built=True,
+    ),
 )
 _BY_NAME = {target.name: target for target in TARGETS}
 

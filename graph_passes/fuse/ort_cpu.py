@@ -30,5 +30,10 @@ def fuse(model: ir.Model) -> dict[str, int]:
     return counts
 
 
-FUSIONS: dict[str, Callable[[ir.Model], dict[str, int]]] = {"ort-cpu": fuse}
+def leave(model: ir.Model) -> dict[str, int]:
+    """TensorRT fuses by itself and knows none of ONNX Runtime's ops."""
+    return {}
+
+
+FUSIONS: dict[str, Callable[[ir.Model], dict[str, int]]] = {"ort-cpu": fuse, "tensorrt-rtx": leave}
 """By target."""
