@@ -1,0 +1,1 @@
+"""TensorRT: the graph it is handed, optimisation profiles, and engines."""

@@ -1,0 +1,39 @@
+"""The graph that TensorRT is handed: bodies in place of our ops, one by one, because its parser ignores overloads."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from raggedrt.errors import InputError
+from raggedrt.plugins.contract.op_definition import DOMAIN
+from raggedrt.plugins.tensorrt.lengths_plan import plan_from_lengths
+from raggedrt.plugins.tensorrt.shared_dims import share_dims
+
+PASSES = (
+    common_passes.CommonSubexpressionEliminationPass(),  # every attention body finds the same slots
+    common_passes.RemoveUnusedNodesPass(),
+    common_passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+    common_passes.RemoveUnusedOpsetsPass(),
+)
+
+
+def prepare(model: ir.Model, where: str) -> None:
+    """Turn a rewritten model (or any other) into standard ops, in place; `where` names it in errors.
+
+    Raises:
+        InputError: a node of ours has no function body.
+    """
+    plan_from_lengths(model)
+    common_passes.InlinePass()(model)
+    share_dims(model.graph)
+    for change in PASSES:
+        change(model)
+    left = next((node for node in model.graph.all_nodes() if node.domain == DOMAIN), None)
+    if left is not None:
+        raise InputError(
+            f"{where}: node {left.name!r} ({left.op_type}) has no function body, so TensorRT for RTX cannot take it; "
+            "rewrite the model again"
+        )
+    for name in [name for name in model.metadata_props if name.startswith("raggedrt.")]:
+        del model.metadata_props[name]  # it counts ops that are bodies now

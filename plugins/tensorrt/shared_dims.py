@@ -1,0 +1,54 @@
+"""One `Shape` per dimension of the graph's inputs, so that what every attention body derives from it is derived once."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+
+def share_dims(graph: ir.Graph) -> int:
+    """Let single dimensions be read from the inputs that have them, static ones be constants; returns how many."""
+    owners: dict[str, tuple[ir.Value, int]] = {}
+    for value in graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+                owners.setdefault(dim.value, (value, axis))
+    shared: dict[str | int, ir.Value] = {}
+    first = graph[0] if len(graph) else None
+    changed = 0
+    for node in list(graph):
+        dim = _single_dim(node)
+        if dim is None or first is None or not (isinstance(dim, int) or dim in owners):
+            continue
+        if dim not in shared:
+            made = _constant(dim) if isinstance(dim, int) else _shape(*owners[dim])
+            made.outputs[0].name = f"dim_{dim}"
+            graph.insert_before(first, made)
+            shared[dim] = made.outputs[0]
+        ir.convenience.replace_all_uses_with(node.outputs[0], shared[dim])
+        graph.remove(node, safe=True)
+        changed += 1
+    return changed
+
+
+def _single_dim(node: ir.Node) -> int | str | None:
+    """The one dimension that a `Shape` node reads, as far as it is known."""
+    if node.op_type != "Shape" or node.domain not in ("", "ai.onnx") or node.outputs[0].is_graph_output():
+        return None
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    if shape is None:
+        return None
+    start = node.attributes["start"].as_int() if "start" in node.attributes else 0
+    end = node.attributes["end"].as_int() if "end" in node.attributes else len(shape)
+    dims = list(shape)[start:end]
+    if len(dims) != 1:
+        return None
+    return dims[0] if isinstance(dims[0], int) else dims[0].value
+
+
+def _shape(value: ir.Value, axis: int) -> ir.Node:
+    return ir.node("Shape", [value], {"start": axis, "end": axis + 1})
+
+
+def _constant(dim: int) -> ir.Node:
+    return ir.Node("", "Constant", [], [ir.AttrTensor("value", ir.tensor(np.array([dim], np.int64)))])
