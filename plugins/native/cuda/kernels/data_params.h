@@ -45,14 +45,15 @@ struct PackingPlanParams {
 // ---- Copies of token rows ------------------------------------------------------------------------------------------
 
 // pack_tokens: target [tokens, row_bytes] from source [slots, row_bytes].
-// unpack_invert, then unpack_tokens: target [slots, row_bytes] from source [tokens, row_bytes].
+// unpack_invert, then unpack_tokens: target [slots, row_bytes] from source [tokens, row_bytes]. The workspace
+// token_of_slot must be zero before.
 // A thread copies vectors of RAGGEDRT_VECTOR_BYTES (16, 8, 4, 2 or 1); row_bytes and both pointers are multiples of it.
 struct TokenCopyParams {
   const void* source;
   void* target;
   const int* token_index;   // [tokens]; negative: a row of zeros (pack), dropped (unpack)
   const int* key_position;  // [tokens]; may be null; negative: dropped (unpack)
-  int* token_of_slot;       // [slots], workspace of unpack; need not be initialised
+  int* token_of_slot;       // [slots], of unpack: 1 + the token in the slot, 0 where there is none
   int tokens;
   int slots;  // an index from `slots` on counts as negative
   int row_bytes;
@@ -83,8 +84,8 @@ constexpr int kWorkClasses = 64;
 constexpr int kWorkRows = 64;  // most query rows of an item
 constexpr int kWorkThreads = 512;
 
-// work_list: writes a work list (see params.h). Any grid: blocks share the sequences, and each one counts all of them.
-// Shared memory: kWorkSharedBytes. Blocks of kWorkThreads.
+// work_list: writes a work list (see params.h). Each block counts the items of all sequences, then writes those of its
+// own: grid work_blocks, blocks of kWorkThreads, kWorkSharedBytes of shared memory.
 //
 // An item has at most kWorkRows queries; with a tile list they are of one tile row. Items with more key tiles to visit
 // come earlier, in kWorkClasses classes of equal width. Lengths that do not fit the tensors are clipped to them.
@@ -98,14 +99,14 @@ struct WorkListParams {
   int causal;
   MaskTerms mask;
   TileList tiles;
-  int splits;         // every item is there once per split
-  int most_tiles;     // key tiles (of kKeyTile keys) that an item may visit: of the longest sequence
-  int lanes;          // threads that share a sequence: a power of two from 1 to kWorkThreads (see work_lanes)
-  int capacity;       // items that fit
-  int* work_list;     // [kWorkHeader + 4 * capacity]
+  int splits;      // every item is there once per split
+  int most_tiles;  // key tiles (of kKeyTile keys) of the longest sequence
+  int lanes;       // threads that share a sequence: a power of two from 1 to kWorkThreads (see work_lanes)
+  int capacity;    // items that fit
+  int* work_list;  // [kWorkHeader + 4 * capacity], aligned to 16 bytes
 };
 
-constexpr int kWorkSharedBytes = (3 * kWorkClasses + 1) * 4;
+constexpr int kWorkSharedBytes = 3 * kWorkClasses * 4;
 
 // Items that any lengths of this sum can need, for one split. With positions a tile row may begin anywhere.
 constexpr long long work_items(long long total_q, long long sequences, int block_size, bool positions) {
@@ -116,11 +117,17 @@ constexpr long long work_items(long long total_q, long long sequences, int block
   return bound < total_q ? bound : total_q;
 }
 
-// A good number of threads per sequence.
-constexpr int work_lanes(long long items, long long sequences) {
-  int lanes = 1;
+// A good number of threads per sequence; whole warps where the kernel has to look at all positions.
+constexpr int work_lanes(long long items, long long sequences, bool all_positions) {
+  int lanes = all_positions ? 32 : 1;
   while (lanes < kWorkThreads && lanes * sequences < items) lanes *= 2;
   return lanes;
+}
+
+// A good number of blocks: each one writes a few items per thread.
+constexpr int work_blocks(long long items) {
+  const long long blocks = (items + 4 * kWorkThreads - 1) / (4 * kWorkThreads);
+  return blocks < 1 ? 1 : blocks > 32 ? 32 : static_cast<int>(blocks);
 }
 
 // ---- Tile list of an analytic mask ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@
 #endif
 
 namespace raggedrt::device::merge {
+namespace {  // several variants may end up in one program, and each has its own elements
 
 using Element = RAGGEDRT_ELEMENT;
 
@@ -177,4 +178,5 @@ RAGGEDRT_DEVICE void clear_tail(const cuda::ClearTailParams& params) {
   }
 }
 
+}  // namespace
 }  // namespace raggedrt::device::merge

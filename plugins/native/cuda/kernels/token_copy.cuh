@@ -3,6 +3,8 @@
 // Every vector of the target is written once, by neighbouring threads in order, whatever the size of a row. Bytes
 // moved: pack reads and writes tokens * row_bytes and 4 per token, the least. Unpack reads tokens * row_bytes, writes
 // slots * row_bytes, the least, and 12 per slot for finding the token: 1 % of a row of 1536 bytes.
+//
+// Unpack goes by slots, not by tokens, so that no slot is written twice; token_index need not ascend.
 #pragma once
 
 #include "cuda/device/device.h"
@@ -13,6 +15,7 @@
 #endif
 
 namespace raggedrt::device::copy {
+namespace {  // several variants may end up in one program, and each has its own vectors
 
 using cuda::TokenCopyParams;
 
@@ -92,18 +95,13 @@ RAGGEDRT_DEVICE void invert(const TokenCopyParams& params) {
   for (int token = block_index_x() * block_threads() + thread_index(); token < params.tokens;
        token += grid_size_x() * block_threads()) {
     const int slot = slot_of(params, token);
-    if (slot >= 0) store_global(params.token_of_slot + slot, token);
+    if (slot >= 0) store_global(params.token_of_slot + slot, token + 1);
   }
 }
 
-// A slot that `invert` did not write holds anything: a token counts only if its own slot is this one. That saves a
-// launch that would clear the map.
 RAGGEDRT_DEVICE void unpack(const TokenCopyParams& params) {
-  copy_rows(params, params.slots, [&](int slot) {
-    const int token = load_global_readonly(params.token_of_slot + slot);
-    const bool real = token >= 0 && token < params.tokens && slot_of(params, token) == slot;
-    return real ? token : -1;
-  });
+  copy_rows(params, params.slots, [&](int slot) { return load_global_readonly(params.token_of_slot + slot) - 1; });
 }
 
+}  // namespace
 }  // namespace raggedrt::device::copy

@@ -1,0 +1,5 @@
+// Counts of tile rows become offsets and tile_ptr.
+#include "cuda/kernels/tile_list.cuh"
+
+RAGGEDRT_KERNEL(raggedrt::cuda::kScanThreads, 1)
+RAGGEDRT_ENTRY(const raggedrt::cuda::TileListParams params) { raggedrt::device::tiles::scan(params); }
