@@ -16,7 +16,9 @@ from raggedrt.plugins.bundle.paths import check_relative_path
 from raggedrt.plugins.contract.abi import ABI_VERSION
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 2 adds `engines`."""
+READABLE_VERSIONS = (1, 2)
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 REPORT_NAME = "report.json"
@@ -85,6 +87,26 @@ class ShapeProfile(Record):
     maximum: dict[str, tuple[int, ...]]
 
 
+class EngineRecord(Record):
+    """One TensorRT engine.
+
+    `file` is its place in the bundle and `layers` that of what the inspector says of its layers, both relative to the
+    folder of the record. `target` is the value of `--target`, `builder` the product that built it. `profiles` are in
+    the engine's order. `device_memory_bytes` is what activations take at the greatest shapes, None where the builder
+    does not say it. `graph_sha256` identifies the ONNX file that was built.
+    """
+
+    file: RelativePath
+    layers: RelativePath | None = None
+    target: str
+    builder: str
+    builder_version: str
+    compute_capabilities: tuple[int, ...]
+    profiles: tuple[ShapeProfile, ...]
+    device_memory_bytes: int | None = None
+    graph_sha256: Sha256
+
+
 class OutputError(Record):
     """Greatest error of one output over all cases, at places that mean something."""
 
@@ -121,6 +143,7 @@ class ManifestDraft(Record):
     op_features: dict[str, int] = {}
     mask_specs: tuple[dict[str, Any], ...] = ()
     profiles: tuple[ShapeProfile, ...] = ()
+    engines: tuple[EngineRecord, ...] = ()
     position_limit: int | None = pydantic.Field(default=None, ge=1)
     mask_input: str = "attention_mask"
     verification: Verification | None = None
@@ -131,7 +154,7 @@ class ManifestDraft(Record):
 class Manifest(ManifestDraft):
     """The content of `manifest.json`, less its own digest. `files` lists every other file of the bundle."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     files: dict[RelativePath, FileRecord]
 
 
@@ -162,9 +185,9 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         version = _Version.model_validate_json(data, strict=True).schema_version
     except pydantic.ValidationError as error:
         raise InputError(f"{where} is no RaggedRT manifest: {_first(error)}. Convert the model again.") from None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
         raise InputError(
-            f"{where} has schema version {version}, and this RaggedRT reads version {SCHEMA_VERSION}; "
+            f"{where} has schema version {version}, and this RaggedRT reads versions up to {SCHEMA_VERSION}; "
             "use the RaggedRT version that wrote the bundle, or convert the model again."
         )
     try:

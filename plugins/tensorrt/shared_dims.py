@@ -1,4 +1,4 @@
-"""One `Shape` per dimension of the graph's inputs, so that what every attention body derives from it is derived once."""
+"""One `Shape` per dimension of the inputs, so that what every attention body derives from it is derived once."""
 
 from __future__ import annotations
 
