@@ -6,12 +6,17 @@ import collections
 import dataclasses
 import os
 import pathlib
+import re
 from typing import Any
 
 import onnx_ir as ir
 
+from raggedrt.advice import advice_for
 from raggedrt.drawing import draw_mask, file_name
-from raggedrt.errors import InputError
+from raggedrt.errors import InputError, RaggedRTError
+from raggedrt.explaining import axes_lost, why_no_attention
+from raggedrt.graph_passes.axes.rule import describe_node
+from raggedrt.model_summary import environment, model_summary
 from raggedrt.onnx_files import read_onnx
 from raggedrt.plugins.bundle.model_facts import load_proto, model_facts
 from raggedrt.plugins.bundle.reader import open_bundle
@@ -38,18 +43,26 @@ def inspect(
         draw: folder to draw each distinct mask in, as PNG; needs Pillow (the extra `draw`).
 
     Returns:
-        A dictionary of plain values: `path`, `nodes`, `opset`, `ops` (live RaggedRT nodes by op), `report` (as
-        `report.json`, None where there is none), `masks` (one dictionary per distinct mask, as `mask_facts` of
-        `raggedrt.sparse_facts` says, with `image` where it was drawn), `region` (tensors at which padding would be
-        removed and restored), `bundle` (the manifest without its file list, None for a file), `warnings`.
+        A dictionary of plain values, fit for a bug report: it holds no weights, and of paths only the model's own name.
+        `path` (that name), `nodes`, `opset`, `ops` (live RaggedRT nodes by op), `report` (as `report.json`, None where
+        there is none; each refusal has `advice`, what to change, where that is known), `problem` (why the passes
+        refuse the file, None where they do not), `masks` (one dictionary per distinct mask, as `mask_facts` of
+        `raggedrt.sparse_facts` says, with `image` where it was drawn), `axes_lost` (`node`, `reason`: where the meaning
+        of axes is lost), `other_softmaxes` (`node`, `reason`: not taken for attention), `region` (tensors at
+        which padding would be removed and restored), `model` (as `model_summary`
+        of `raggedrt.model_summary` says), `environment` (versions), `bundle` (the manifest without its file list, None
+        for a file), `warnings`.
 
     Raises:
-        InputError: the file or bundle is unusable.
+        InputError: it is no ONNX file or bundle. What parses and is no valid model is told as its `problem`.
     """
     path = pathlib.Path(model)
     facts = _bundle_facts(path) if path.is_dir() else _file_facts(path)
     if not path.is_dir() and not facts["ops"]:
-        facts |= _trial(path, io, length)
+        try:
+            facts |= _trial(path, io, length)
+        except RaggedRTError as error:
+            facts["problem"] = str(error)
     masks = [] if facts["report"] is None else mask_facts(facts["report"], length)
     if draw is not None:
         _draw(masks, pathlib.Path(draw))
@@ -58,12 +71,27 @@ def inspect(
 
 def _bundle_facts(path: pathlib.Path) -> dict[str, Any]:
     bundle = open_bundle(path)
+    manifest = bundle.manifest.model_dump(mode="json", exclude={"files"})
+    manifest["source"]["description"] = _without_folders(manifest["source"]["description"])
     return {
         **_file_facts(bundle.model_path),
-        "path": str(path),
-        "report": bundle.report,
-        "bundle": bundle.manifest.model_dump(mode="json", exclude={"files"}),
+        "path": path.resolve().name,
+        "report": _with_advice(bundle.report),
+        "bundle": manifest,
     }
+
+
+def _without_folders(text: str) -> str:
+    """A description of a source with the folders of paths left out."""
+    return re.sub(r"(?<![\w.:-])/(?:[^\s/,:]+/)+", "", text)
+
+
+def _with_advice(report: dict[str, Any]) -> dict[str, Any]:
+    """The same report; every refusal says what to change, where that is known."""
+    refused = [*(item for entry in report["passes"] for item in entry["refused"]), *report.get("refusals", ())]
+    for item in refused:
+        item["advice"] = advice_for(item["reason"])
+    return {**report, "external_data_dir": None}
 
 
 def _draw(masks: list[dict[str, Any]], folder: pathlib.Path) -> None:
@@ -79,20 +107,31 @@ def _draw(masks: list[dict[str, Any]], folder: pathlib.Path) -> None:
 
 def _file_facts(path: pathlib.Path) -> dict[str, Any]:
     proto = load_proto(path)
-    facts = model_facts(proto)
-    ops = dict(collections.Counter(node.op_type for node in facts.nodes))
+    promised: dict[str, int] = {}
+    ops: dict[str, int] = {}
+    problem = None
+    try:
+        facts = model_facts(proto)
+        promised, ops = facts.promised, dict(collections.Counter(node.op_type for node in facts.nodes))
+    except InputError as error:
+        problem = str(error)
     return {
-        "path": str(path),
+        "path": path.name,
         "nodes": len(proto.graph.node),
         "opset": next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), None),
         "ops": ops,
         "report": None,
+        "problem": problem,
         "region": None,
+        "axes_lost": [],
+        "other_softmaxes": [],
         "bundle": None,
+        "model": model_summary(proto),
+        "environment": environment(),
         "warnings": [
             f"the metadata promises {count} {name} nodes and the graph has {ops.get(name, 0)}: another tool inlined "
             "their function bodies; rewrite the original model again and use the result as it is"
-            for name, count in facts.promised.items()
+            for name, count in promised.items()
             if ops.get(name, 0) < count
         ],
     }
@@ -101,13 +140,21 @@ def _file_facts(path: pathlib.Path) -> dict[str, Any]:
 def _trial(path: pathlib.Path, io: str | None, length: int | None) -> dict[str, Any]:
     model = read_onnx(path).model
     config = dataclasses.replace(make_config(io=io, allow_partial=True), opt_length=length)
-    report = run_passes(model, config, str(path))
+    report = run_passes(model, config, path.name).to_json()
+    sites = {entry["node"] for entry in report["attention"]}
+    softmaxes = [node for node in model.graph if node.op_type == "Softmax" and not node.domain]
     return {
-        "report": report.to_json(),
+        "report": _with_advice(report),
         "region": {
             "inputs": _tensors(model, "PackTokens", lambda node: node.inputs[0]),
             "outputs": _tensors(model, "UnpackTokens", lambda node: node.outputs[0]),
         },
+        "axes_lost": axes_lost(model.graph),
+        "other_softmaxes": [
+            {"node": describe_node(node), "reason": why_no_attention(node)}
+            for node in softmaxes
+            if describe_node(node) not in sites
+        ],
     }
 
 

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from raggedrt.approximation import measure_approximation
-from raggedrt.errors import InputError, RaggedRTError
+from raggedrt.errors import FeatureError, InputError, NumericsError, RaggedRTError, TargetError
 from raggedrt.graph_passes.impose import check_imposable
 from raggedrt.graph_passes.masks.short_spec import parse_mask
 from raggedrt.graph_passes.masks.spec import MaskSpec
@@ -83,11 +83,23 @@ def parse_sparsity(sparsity: str | MaskSpec | None) -> MaskSpec | None:
 
 
 def run_passes(model: ir.Model, config: RewriteConfig, where: str) -> RewriteReport:
-    """The graph passes in place; `where` names the model in errors."""
+    """The graph passes in place; `where` names the model in errors.
+
+    Raises:
+        RaggedRTError: of the classes that `rewrite` names, and where the passes themselves fail on a graph.
+    """
     try:
         return rewrite_graph(model, config)
-    except RaggedRTError as error:
+    except (InputError, FeatureError, NumericsError, TargetError) as error:
         raise type(error)(f"{where}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # graphs of any origin come here, and libraries below raise many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise RaggedRTError(
+            f"{where}: the graph passes failed ({type(error).__name__}: {reason}). Check the model with onnx.checker; "
+            "if it is valid, this is a fault of RaggedRT: please report it with what `raggedrt inspect` says of it."
+        ) from error
 
 
 def rewrite(

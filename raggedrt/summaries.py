@@ -7,7 +7,7 @@ from typing import Any
 
 from raggedrt.tables import format_table
 
-SITE_COLUMNS = ("attention site", "form", "mask", "heads", "head size", "density", "lowered to")
+SITE_COLUMNS = ("attention site", "form", "mask", "bias", "heads", "head size", "density", "lowered to")
 
 
 def report_summary(report: Mapping[str, Any]) -> str:
@@ -49,6 +49,7 @@ def sites_table(sites: Sequence[Mapping[str, Any]]) -> str:
             site["node"],
             site["form"],
             site["mask"] or "not understood",
+            site.get("bias"),
             site["heads"] if site["kv_heads"] in (None, site["heads"]) else f"{site['heads']}/{site['kv_heads']}",
             site["head_size"],
             _density_text(site),
@@ -92,8 +93,14 @@ def _flops_text(flops: Mapping[str, Any]) -> str | None:
 
 def refusals_text(passes: Sequence[Mapping[str, Any]]) -> str:
     """What each pass left alone, and why."""
-    rows = [(entry["name"], item["node"], item["reason"]) for entry in passes for item in entry["refused"]]
-    return format_table(("pass", "node", "left alone because"), rows) if rows else ""
+    refused = [(entry["name"], item) for entry in passes for item in entry["refused"]]
+    rows = [(name, item["node"], item["reason"]) for name, item in refused]
+    if not rows:
+        return ""
+    advice = dict.fromkeys(item["advice"] for _, item in refused if item.get("advice"))
+    return "\n".join(
+        [format_table(("pass", "node", "left alone because"), rows), *(f"to change that: {text}" for text in advice)]
+    )
 
 
 def verification_text(verification: Mapping[str, Any] | None) -> str:
@@ -135,16 +142,58 @@ def inspection_text(facts: Mapping[str, Any]) -> str:
         parts.append(format_table(("op", "nodes"), list(facts["ops"].items())))
     if facts["report"]:
         parts += [sites_table(facts["report"]["attention"]), refusals_text(facts["report"]["passes"])]
+        parts.append(_pairs_table(("the meaning of axes is lost at", "because"), facts["axes_lost"]))
+        parts.append(_pairs_table(("Softmax", "is not taken for attention because"), facts["other_softmaxes"]))
         parts += [masks_text(facts["masks"]), approximation_text(facts["report"].get("approximation"))]
     if facts["region"] is not None:
-        region = facts["region"]
-        parts.append(
-            f"padding can be removed between {', '.join(region['inputs'])} and {', '.join(region['outputs'])}"
-            if region["inputs"]
-            else "padding cannot be removed: see the reasons above"
-        )
+        parts.append(_region_text(facts["region"], facts["report"]["attention"]))
+    if facts["problem"]:
+        parts.append(f"cannot be rewritten: {facts['problem']}")
     parts += [f"warning: {text}" for text in facts["warnings"]]
+    parts.append(_model_text(facts["model"], facts["environment"]))
     return "\n\n".join(part for part in parts if part)
+
+
+def _pairs_table(columns: tuple[str, str], items: Sequence[Mapping[str, Any]]) -> str:
+    rows = [(item["node"], item["reason"]) for item in items]
+    return format_table(columns, rows) if rows else ""
+
+
+def _region_text(region: Mapping[str, Any], sites: Sequence[Mapping[str, Any]]) -> str:
+    ends = [", ".join(names) for names in (region["inputs"], region["outputs"])]
+    if ends[0]:
+        return f"padding can be removed between {ends[0]} and {ends[1] or 'the outputs, which hold no padded slots'}"
+    if any(site["op"] for site in sites):
+        return "attention is lowered by itself; padding cannot be removed: see the reasons above"
+    return "padding cannot be removed: see the reasons above"
+
+
+def _model_text(model: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    """What the file is made of, for a bug report."""
+    values = [
+        (value["name"], kind, value["dtype"], "unknown" if value["shape"] is None else value["shape"])
+        for kind in ("input", "output")
+        for value in model[f"{kind}s"]
+    ]
+    weights = model["weights"]
+    sizes = ", ".join(f"{size / 1e6:.1f} MB {name}" for name, size in weights["dtypes"].items())
+    external = f", {weights['external_bytes'] / 1e6:.1f} MB of them in other files" if weights["external_bytes"] else ""
+    lines = [
+        f"producer: {model['producer'] or 'not named'}, IR version {model['ir_version']}",
+        f"opsets: {_pairs(model['opsets'])}",
+        f"nodes: {_pairs(model['op_types'])}",
+        f"weights: {weights['tensors']} tensors{', ' if sizes else ''}{sizes}{external}",
+        f"versions: {_pairs(versions)}",
+    ]
+    if model["without_rule"]:
+        lines.insert(3, f"without a transfer rule: {_pairs(model['without_rule'])}")
+    if model["functions"]:
+        lines.insert(2, f"functions: {', '.join(model['functions'])}")
+    return format_table(("name", "is", "dtype", "shape"), values) + "\n\n" + "\n".join(lines)
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _density_text(site: Mapping[str, Any]) -> str | None:
