@@ -14,81 +14,117 @@
 namespace raggedrt::device {
 namespace {
 
+// Key tiles on their way: kStages - 1 of them while one is in use. A group of copies is closed at every step, empty or
+// not, so that waiting counts steps.
+template <typename Tiles>
+class Pipeline {
+ public:
+  RAGGEDRT_DEVICE explicit Pipeline(Tiles& tiles) : tiles_(tiles) {
+    for (; ahead_ < kStages - 1 && tiles_.next(); ++ahead_) {
+      tiles_.copy(Stage(ahead_));
+      copy_async_commit();
+    }
+    for (int empty = ahead_; empty < kStages - 1; ++empty) copy_async_commit();
+  }
+
+  // Whether there is another tile.
+  RAGGEDRT_DEVICE bool more() const { return ahead_ > 0; }
+
+  // The next tile, once it is there for all threads; all are done with the tile before.
+  RAGGEDRT_DEVICE Stage advance() {
+    copy_async_wait<kStages - 2>();
+    sync_block();
+    --ahead_;
+    if (tiles_.next()) {
+      tiles_.copy(Stage(free_));
+      ++ahead_;
+    }
+    copy_async_commit();
+    const int current = current_;
+    free_ = current;
+    current_ = current + 1 == kStages ? 0 : current + 1;
+    return Stage(current);
+  }
+
+ private:
+  Tiles& tiles_;
+  int ahead_ = 0;
+  int current_ = 0;
+  int free_ = kStages - 1;
+};
+
 // One item, from its queries to its output.
 class ItemAttention {
  public:
   RAGGEDRT_DEVICE ItemAttention(const AttentionParams& params, const Item& item)
-      : params_(params), item_(item), active_(warp_index() * kWarpRows < item.rows) {}
+      : params_(params),
+        item_(item),
+        key_offsets_(FragmentOffsets::kRowsFirst),
+        value_offsets_(FragmentOffsets::kColumnsFirst),
+        active_(uniform_warp_index() * kWarpRows < item.rows) {}
 
   RAGGEDRT_DEVICE void run() {
     copy_queries(params_, item_);
     copy_async_commit();
     running_.clear();
     if constexpr (!kByPosition) {
-      AllTiles tiles(params_, item_);
-      visit_tiles(tiles, [&](const Stage& stage, int visit) { attend_all(stage, tiles.keys_left(visit)); });
+      visit_all();
     } else {
       const MaskRules rules(params_);
-      const WarpRows rows(params_, rules, item_);
-      const ScoreTables tables(params_, item_);
-      const auto attend = [&](const Stage& stage, int) { attend_masked(rules, rows, tables, stage); };
       if constexpr (kByTiles) {
         ListedTiles tiles(params_, rules, item_);
-        visit_tiles(tiles, attend);
+        visit_masked(tiles, rules);
       } else {
         PositionTiles tiles(params_, rules, item_);
-        visit_tiles(tiles, attend);
+        visit_masked(tiles, rules);
       }
     }
     if (active_) write_item(params_, item_, running_);
   }
 
  private:
-  // kStages - 1 tiles are on their way while one is computed. A group of copies is closed at every step, empty or not,
-  // so that waiting counts steps.
-  template <typename Tiles, typename Attend>
-  RAGGEDRT_DEVICE void visit_tiles(Tiles& tiles, const Attend& attend) {
-    int issued = 0;
-    for (; issued < kStages - 1 && tiles.next(); ++issued) {
-      tiles.copy(Stage(issued));
-      copy_async_commit();
-    }
-    for (int empty = issued; empty < kStages - 1; ++empty) copy_async_commit();
+  RAGGEDRT_DEVICE void load_queries() {
     copy_async_wait<kStages - 1>();
     sync_block();
-    if (active_) queries_.load(offsets_);
-    int stage = 0;
-    int free = kStages - 1;
-    for (int visit = 0; visit < issued; ++visit) {
-      copy_async_wait<kStages - 2>();
-      sync_block();  // the tile is there for all, and all are done with the one before
-      if (tiles.next()) {
-        tiles.copy(Stage(free));
-        ++issued;
-      }
-      copy_async_commit();
-      if (active_) attend(Stage(stage), visit);
-      free = stage;
-      stage = stage + 1 == kStages ? 0 : stage + 1;
-    }
+    if (active_) queries_.load();
   }
 
-  RAGGEDRT_DEVICE void attend_all(const Stage& stage, int keys_left) {
-    if (keys_left >= kKeys) {
-      attend<false>(stage, kAllGroups, params_.scale * kLog2E, [](Scores&) {});
-      return;
+  RAGGEDRT_DEVICE void visit_all() {
+    AllTiles tiles(params_, item_);
+    const int whole = tiles.whole();
+    const int rest = tiles.rest();
+    Pipeline<AllTiles> pipeline(tiles);
+    load_queries();
+    const float factor = params_.scale * kLog2E;
+    for (int tile = 0; tile < whole; ++tile) {
+      const Stage stage = pipeline.advance();
+      if (active_) attend<false>(stage, kAllGroups, factor, [](Scores&) {});
     }
-    const unsigned groups = (1u << ((keys_left + 15) / 16)) - 1;
-    attend<true>(stage, groups, params_.scale * kLog2E, [keys_left](Scores& scores) {
+    if (rest == 0) return;
+    const Stage stage = pipeline.advance();
+    if (!active_) return;
+    attend<true>(stage, (1u << ((rest + 15) / 16)) - 1, factor, [rest](Scores& scores) {
       RAGGEDRT_UNROLL
       for (int block = 0; block < kRowBlocks; ++block) {
         RAGGEDRT_UNROLL
         for (int i = 0; i < kKeys / 2; ++i) {
           const int column = i / 4 * 8 + lane_index() % 4 * 2 + i % 2;
-          if (column >= keys_left) scores.value[block][i / 4][i % 4] = -infinity();
+          if (column >= rest) scores.value[block][i / 4][i % 4] = -infinity();
         }
       }
     });
+  }
+
+  template <typename Tiles>
+  RAGGEDRT_DEVICE void visit_masked(Tiles& tiles, const MaskRules& rules) {
+    const WarpRows rows(params_, rules, item_);
+    const ScoreTables tables(params_, item_);
+    Pipeline<Tiles> pipeline(tiles);
+    load_queries();
+    while (pipeline.more()) {
+      const Stage stage = pipeline.advance();
+      if (active_) attend_masked(rules, rows, tables, stage);
+    }
   }
 
   RAGGEDRT_DEVICE void attend_masked(const MaskRules& rules, const WarpRows& rows, const ScoreTables& tables,
@@ -112,15 +148,16 @@ class ItemAttention {
   template <bool kMasked, typename Change>
   RAGGEDRT_DEVICE void attend(const Stage& stage, unsigned groups, float factor, const Change& change) {
     Scores scores;
-    first_product<kMasked>(queries_, stage.keys, offsets_, groups, scores);
+    first_product<kMasked>(queries_, stage.keys, key_offsets_, groups, scores);
     change(scores);
     softmax_step(factor, scores, running_);
-    second_product<kMasked>(scores, stage.values, offsets_, groups, running_);
+    second_product<kMasked>(scores, stage.values, value_offsets_, groups, running_);
   }
 
   const AttentionParams& params_;
   const Item& item_;
-  const FragmentOffsets offsets_;
+  const FragmentOffsets key_offsets_;
+  const FragmentOffsets value_offsets_;
   const bool active_;  // some row of this warp is a query
   Queries queries_;
   Running running_;
@@ -137,7 +174,7 @@ RAGGEDRT_DEVICE void attention(const AttentionParams& params) {
     ItemAttention(params, item).run();
     if (params.work_counter != nullptr && thread_index() == 0) store_shared(next_item_slot(), next);
     sync_block();  // all are done with shared memory
-    number = params.work_counter != nullptr ? load_shared(next_item_slot()) : next;
+    number = uniform(params.work_counter != nullptr ? load_shared(next_item_slot()) : next);
   }
 }
 

@@ -64,6 +64,10 @@ constexpr int kSharedBytes = kNextOffset + 128;
 
 RAGGEDRT_DEVICE int* next_item_slot() { return reinterpret_cast<int*>(shared_memory() + kNextOffset); }
 
+// The same in all lanes of a warp, and the compiler knows: branches on it need no care for lanes that go the other way.
+RAGGEDRT_DEVICE int uniform(int value) { return shuffle(value, 0); }
+RAGGEDRT_DEVICE int uniform_warp_index() { return uniform(warp_index()); }
+
 // One stage of shared memory.
 struct Stage {
   char* keys;
@@ -130,9 +134,10 @@ struct TileRange {
 };
 
 RAGGEDRT_DEVICE TileRange split_range(const AttentionParams& params, const Item& item, int first, int tiles) {
-  const int64_t count = tiles;
-  return {first + static_cast<int>(count * item.split / params.splits),
-          first + static_cast<int>(count * (item.split + 1) / params.splits)};
+  if (params.splits == 1) return {first, first + tiles};
+  const int share = (tiles + params.splits - 1) / params.splits;
+  const int begin = minimum(tiles, share * item.split);
+  return {first + begin, first + minimum(tiles, begin + share)};
 }
 
 }  // namespace

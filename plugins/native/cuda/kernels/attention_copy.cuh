@@ -9,56 +9,103 @@
 namespace raggedrt::device {
 namespace {
 
+constexpr int kSwizzled = kRowBytes % 128 == 0 ? 8 : kRowBytes % 64 == 0 ? 4 : 2;  // vectors that change places
+constexpr int kRowsPerSwizzle = 8 / kSwizzled;
+
 RAGGEDRT_DEVICE int vector_offset(int row, int vector) {
-  if constexpr (kRowBytes % 128 == 0) return row * kRowBytes + (vector ^ (row & 7)) * 16;
-  if constexpr (kRowBytes % 64 == 0) return row * kRowBytes + (vector ^ ((row >> 1) & 3)) * 16;
-  return row * kRowBytes + (vector ^ ((row >> 2) & 1)) * 16;
+  return row * kRowBytes + (vector ^ (row / kRowsPerSwizzle % kSwizzled)) * 16;
 }
 
-// Where this lane points ldmatrix in 16 rows: matrices are rows 0-7 and 8-15 of the left eight columns, then of the
-// right. Rows further down by a multiple of 16 lie at that many times kRowBytes.
-struct FragmentOffsets {
-  int slice[kSlices];
+// Where a lane points ldmatrix in 16 rows, for each slice of 16 columns. Rows further down by a multiple of 16 lie at
+// that many times kRowBytes.
+class FragmentOffsets {
+ public:
+  // In which order a lane's group of eight gets the four 8x8 matrices: those of eight rows, or of eight columns, first.
+  enum Order { kRowsFirst, kColumnsFirst };
 
-  RAGGEDRT_DEVICE FragmentOffsets() {
+  RAGGEDRT_DEVICE explicit FragmentOffsets(Order order) {
     const int lane = lane_index();
-    RAGGEDRT_UNROLL
-    for (int i = 0; i < kSlices; ++i) slice[i] = vector_offset(lane & 15, 2 * i + (lane >> 4));
+    const int row_half = order == kRowsFirst ? lane / 16 : lane / 8 % 2;
+    const int column_half = order == kRowsFirst ? lane / 8 % 2 : lane / 16;
+    first_ = vector_offset(lane % 8 + 8 * row_half, column_half);
   }
+  RAGGEDRT_DEVICE int slice(int number) const {
+    constexpr int kPeriod = kSwizzled / 2;  // slices that change places with each other
+    return (first_ ^ (32 * (number % kPeriod))) + 32 * kPeriod * (number / kPeriod);
+  }
+
+ private:
+  int first_;
+};
+
+// The 16-byte vector of a tile that this thread copies in one step.
+struct Place {
+  int row;
+  int vector;
+
+  RAGGEDRT_DEVICE explicit Place(int step) {
+    const int thread = thread_index();
+    if constexpr (kThreads % kVectors == 0) {  // then only the row depends on the step
+      row = step * (kThreads / kVectors) + thread / kVectors;
+      vector = thread % kVectors;
+    } else {
+      row = (step * kThreads + thread) / kVectors;
+      vector = (step * kThreads + thread) % kVectors;
+    }
+  }
+  RAGGEDRT_DEVICE int shared_offset() const { return vector_offset(row, vector); }
 };
 
 // Copies the item's queries; rows past the last become zeros.
 RAGGEDRT_DEVICE void copy_queries(const AttentionParams& params, const Item& item) {
-  const int64_t stride = int64_t{params.num_heads} * kHeadSize;
-  const Element* from = static_cast<const Element*>(params.query) + item.first_query * stride + item.head * kHeadSize;
-  char* to = shared_memory() + kQueryOffset;
-  for (int i = thread_index(); i < kRows * kVectors; i += kThreads) {
-    const int row = i / kVectors;
-    const int vector = i - row * kVectors;
-    copy_async_16(to + vector_offset(row, vector), from + row * stride + vector * 8, row < item.rows);
+  const int stride = params.num_heads * kRowBytes;
+  const char* from = static_cast<const char*>(params.query) + int64_t{item.first_query} * stride + item.head * kRowBytes;
+  constexpr int kSteps = kRows * kVectors / kThreads;
+  static_assert(kSteps * kThreads == kRows * kVectors, "every thread copies as much");
+  RAGGEDRT_UNROLL
+  for (int step = 0; step < kSteps; ++step) {
+    const Place place(step);
+    const unsigned offset = static_cast<unsigned>(place.row * stride + place.vector * 16);
+    copy_async_16(shared_memory() + kQueryOffset + place.shared_offset(), from + offset, place.row < item.rows);
   }
 }
 
-// Copies the keys and values of a tile: its row r is key index(r) of the sequence. Rows that are no key become zeros:
+constexpr int kCopySteps = kKeys * kVectors / kThreads;
+static_assert(kCopySteps * kThreads == kKeys * kVectors, "every thread copies as much");
+
+// Copies the keys and values of a tile that begins with key `first` of the sequence. Rows that are no key become zeros:
 // what lies there belongs to another sequence and may be anything, and zero times that must be zero.
-template <typename Index>
-RAGGEDRT_DEVICE void copy_keys(const AttentionParams& params, const Item& item, const Stage& stage, const Index& index) {
-  const int64_t stride = int64_t{params.kv_num_heads} * kHeadSize;
-  const int64_t origin = item.first_key * stride + item.kv_head * kHeadSize;
-  const Element* keys = static_cast<const Element*>(params.key) + origin;
-  const Element* values = static_cast<const Element*>(params.value) + origin;
-  constexpr int kCopies = kKeys * kVectors;
-  static_assert(kCopies % kThreads == 0, "every thread copies as much: index() is a warp collective");
+RAGGEDRT_DEVICE void copy_keys(const AttentionParams& params, const Item& item, const Stage& stage, int first) {
+  const int stride = params.kv_num_heads * kRowBytes;
+  const int64_t origin = (int64_t{item.first_key} + first) * stride + item.kv_head * kRowBytes;
+  const char* keys = static_cast<const char*>(params.key) + origin;
+  const char* values = static_cast<const char*>(params.value) + origin;
+  const int left = item.keys - first;
   RAGGEDRT_UNROLL
-  for (int step = 0; step < kCopies / kThreads; ++step) {
-    const int i = step * kThreads + thread_index();
-    const int row = i / kVectors;
-    const int vector = i - row * kVectors;
-    const int key = index(row);
-    const bool valid = key >= 0 && key < item.keys;
-    const int64_t offset = key * stride + vector * 8;
-    copy_async_16(stage.keys + vector_offset(row, vector), keys + offset, valid);
-    copy_async_16(stage.values + vector_offset(row, vector), values + offset, valid);
+  for (int step = 0; step < kCopySteps; ++step) {
+    const Place place(step);
+    const unsigned offset = static_cast<unsigned>(place.row * stride + place.vector * 16);
+    copy_async_16(stage.keys + place.shared_offset(), keys + offset, place.row < left);
+    copy_async_16(stage.values + place.shared_offset(), values + offset, place.row < left);
+  }
+}
+
+// Likewise, of a tile whose row r is key index(r); index is a warp collective.
+template <typename Index>
+RAGGEDRT_DEVICE void gather_keys(const AttentionParams& params, const Item& item, const Stage& stage,
+                                 const Index& index) {
+  const int stride = params.kv_num_heads * kRowBytes;
+  const int64_t origin = int64_t{item.first_key} * stride + item.kv_head * kRowBytes;
+  const char* keys = static_cast<const char*>(params.key) + origin;
+  const char* values = static_cast<const char*>(params.value) + origin;
+  RAGGEDRT_UNROLL
+  for (int step = 0; step < kCopySteps; ++step) {
+    const Place place(step);
+    const int key = index(place.row);
+    const bool valid = static_cast<unsigned>(key) < static_cast<unsigned>(item.keys);
+    const int64_t offset = int64_t{valid ? key : 0} * stride + place.vector * 16;
+    copy_async_16(stage.keys + place.shared_offset(), keys + offset, valid);
+    copy_async_16(stage.values + place.shared_offset(), values + offset, valid);
   }
 }
 

@@ -19,11 +19,11 @@ class AllTiles {
 
   RAGGEDRT_DEVICE bool next() { return next_++ < range_.last; }
   RAGGEDRT_DEVICE void copy(const Stage& stage) const {
-    const int first = (next_ - 1) * kKeys;
-    copy_keys(params_, item_, stage, [first](int row) { return first + row; });
+    copy_keys(params_, item_, stage, (next_ - 1) * kKeys);
   }
-  // Keys from the beginning of the tile that is visited as number `visit` on.
-  RAGGEDRT_DEVICE int keys_left(int visit) const { return item_.keys - (range_.first + visit) * kKeys; }
+  // Tiles that are full of keys, and the keys of the one that follows them.
+  RAGGEDRT_DEVICE int whole() const { return maximum(0, minimum(range_.last, item_.keys / kKeys) - range_.first); }
+  RAGGEDRT_DEVICE int rest() const { return range_.last > item_.keys / kKeys ? item_.keys % kKeys : 0; }
 
  private:
   const AttentionParams& params_;
@@ -98,7 +98,7 @@ class PositionTiles {
 
   RAGGEDRT_DEVICE void copy(const Stage& stage) const {
     const int first = tile_ * kKeys;
-    copy_keys(params_, item_, stage, [first](int row) { return first + row; });
+    copy_keys(params_, item_, stage, first);
     for (int key = thread_index(); key < kKeys; key += kThreads) {
       const int index = first + key;
       const bool valid = index < item_.keys;

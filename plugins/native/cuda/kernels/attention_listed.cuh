@@ -81,7 +81,7 @@ class ListedTiles {
   }
 
   RAGGEDRT_DEVICE void copy(const Stage& stage) const {
-    copy_keys(params_, item_, stage, [this](int row) { return shuffle(start_, row / 8) + row % 8; });
+    gather_keys(params_, item_, stage, [this](int row) { return shuffle(start_, row / 8) + row % 8; });
     RAGGEDRT_UNROLL
     for (int part = 0; part < kKeys / 32; ++part) {
       const int key = 32 * part + lane_index();

@@ -54,7 +54,7 @@ RAGGEDRT_DEVICE bool sees(const RowMask& row, int position, int residue, bool gl
   return local || (global && position <= row.causal);
 }
 
-RAGGEDRT_DEVICE bool bitmap_shows(const AttentionParams& params, uint32_t bits, int position, int byte) {
+RAGGEDRT_DEVICE bool bitmap_shows(uint32_t bits, int position, int byte) {
   return byte == kShown || (byte != kHidden && (bits >> (position & 7) & 1) != 0);
 }
 
@@ -63,7 +63,7 @@ RAGGEDRT_DEVICE uint32_t bitmap_byte(const AttentionParams& params, int byte, in
   return load_global_readonly(reinterpret_cast<const uint8_t*>(params.tiles.bits) + byte + row_byte);
 }
 
-// Two neighbouring keys of a thread.
+// The two keys of a thread among eight neighbours.
 struct KeyPair {
   int position[2];
   int residue[2];
@@ -72,8 +72,9 @@ struct KeyPair {
 };
 
 RAGGEDRT_DEVICE KeyPair key_pair(const AttentionParams& params, const MaskRules& rules, const TileVisit& visit,
-                                 const Stage& stage, int column) {
+                                 const Stage& stage, int block8) {
   KeyPair pair = {};
+  const int column = block8 * 8 + lane_index() % 4 * 2;
   const Vec8 positions = load_shared(reinterpret_cast<const Vec8*>(stage.positions() + column));
   Vec8 bytes = {};
   if constexpr (kByTiles) bytes = load_shared(reinterpret_cast<const Vec8*>(stage.bytes() + column));
@@ -82,7 +83,7 @@ RAGGEDRT_DEVICE KeyPair key_pair(const AttentionParams& params, const MaskRules&
     pair.position[i] = static_cast<int>(positions.word[i]);
     pair.byte[i] = static_cast<int>(bytes.word[i]);
     pair.residue[i] = rules.dilated ? floor_modulo(pair.position[i], params.mask.dilation) : 0;
-    pair.global[i] = (visit.global[column / 32] >> (column % 32 + i) & 1) != 0;
+    pair.global[i] = (visit.global[block8 / 4] >> (column % 32 + i) & 1) != 0;
   }
   return pair;
 }
@@ -93,7 +94,7 @@ RAGGEDRT_DEVICE void hide(const AttentionParams& params, const MaskRules& rules,
   RAGGEDRT_UNROLL
   for (int block8 = 0; block8 < kKeys / 8; ++block8) {
     if ((visit.groups >> (block8 / 2) & 1) == 0) continue;
-    const KeyPair keys = key_pair(params, rules, visit, stage, block8 * 8 + lane_index() % 4 * 2);
+    const KeyPair keys = key_pair(params, rules, visit, stage, block8);
     RAGGEDRT_UNROLL
     for (int block = 0; block < kRowBlocks; ++block) {
       RAGGEDRT_UNROLL
@@ -107,7 +108,7 @@ RAGGEDRT_DEVICE void hide(const AttentionParams& params, const MaskRules& rules,
         RAGGEDRT_UNROLL
         for (int i = 0; i < 2; ++i) {
           bool shown = sees(row, keys.position[i], keys.residue[i], keys.global[i]);
-          if constexpr (kByTiles) shown &= bitmap_shows(params, bits[i], keys.position[i], keys.byte[i]);
+          if constexpr (kByTiles) shown &= bitmap_shows(bits[i], keys.position[i], keys.byte[i]);
           if (!shown) scores.value[block][block8][2 * half + i] = -infinity();
         }
       }

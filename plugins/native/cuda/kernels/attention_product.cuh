@@ -15,13 +15,14 @@ constexpr unsigned kAllGroups = (1u << kKeyGroups) - 1;
 struct Queries {
   uint32_t fragment[kRowBlocks][kSlices][4];
 
-  RAGGEDRT_DEVICE void load(const FragmentOffsets& offsets) {
+  RAGGEDRT_DEVICE void load() {
+    const FragmentOffsets offsets(FragmentOffsets::kColumnsFirst);
     const char* rows = shared_memory() + kQueryOffset + warp_index() * kWarpRows * kRowBytes;
     RAGGEDRT_UNROLL
     for (int block = 0; block < kRowBlocks; ++block) {
       RAGGEDRT_UNROLL
       for (int slice = 0; slice < kSlices; ++slice) {
-        load_matrix_x4(fragment[block][slice], rows + block * 16 * kRowBytes + offsets.slice[slice]);
+        load_matrix_x4(fragment[block][slice], rows + block * 16 * kRowBytes + offsets.slice(slice));
       }
     }
   }
@@ -70,11 +71,11 @@ RAGGEDRT_DEVICE void first_product(const Queries& queries, const char* keys, con
     RAGGEDRT_UNROLL
     for (int slice = 0; slice < kSlices; ++slice) {
       uint32_t b[4];
-      load_matrix_x4(b, keys + group * 16 * kRowBytes + offsets.slice[slice]);
+      load_matrix_x4(b, keys + group * 16 * kRowBytes + offsets.slice(slice));
       RAGGEDRT_UNROLL
       for (int block = 0; block < kRowBlocks; ++block) {
-        mma_m16n8k16<Element>(scores.value[block][2 * group], queries.fragment[block][slice], b[0], b[2]);
-        mma_m16n8k16<Element>(scores.value[block][2 * group + 1], queries.fragment[block][slice], b[1], b[3]);
+        mma_m16n8k16<Element>(scores.value[block][2 * group], queries.fragment[block][slice], b[0], b[1]);
+        mma_m16n8k16<Element>(scores.value[block][2 * group + 1], queries.fragment[block][slice], b[2], b[3]);
       }
     }
   }
@@ -142,7 +143,7 @@ RAGGEDRT_DEVICE void second_product(const Scores& scores, const char* values, co
     RAGGEDRT_UNROLL
     for (int slice = 0; slice < kSlices; ++slice) {
       uint32_t b[4];
-      load_matrix_x4_transposed(b, values + group * 16 * kRowBytes + offsets.slice[slice]);
+      load_matrix_x4_transposed(b, values + group * 16 * kRowBytes + offsets.slice(slice));
       RAGGEDRT_UNROLL
       for (int block = 0; block < kRowBlocks; ++block) {
         mma_m16n8k16<Element>(running.output[block][2 * slice], a[block], b[0], b[1]);

@@ -32,7 +32,7 @@ RAGGEDRT_DEVICE RowResults finish_rows(const Running& running, const float* sink
         factor = exp2_approx(before - highest);
         sum = fused_multiply_add(sum, factor, exp2_approx(term - highest));
       }
-      results.factor[block][half] = empty ? 0.0f : factor / sum;
+      results.factor[block][half] = empty ? 0.0f : factor * reciprocal(sum);
       results.lse[block][half] = empty ? -infinity() : (highest + log2_approx(sum)) * kLn2;
     }
   }
