@@ -10,6 +10,7 @@ from raggedrt.errors import RaggedRTError
 from raggedrt.plugins.body_builder import MAX_OPSET, MIN_OPSET, BodyBuilder, NodeForm
 from raggedrt.plugins.contract.op_definition import DOMAIN, OPSET_VERSION
 from raggedrt.plugins.node import definition_of
+from raggedrt.plugins.ops.attention_plan import body as attention_plan
 from raggedrt.plugins.ops.block_mask import body as block_mask
 from raggedrt.plugins.ops.merge_attention_states import body as merge_attention_states
 from raggedrt.plugins.ops.pack_tokens import body as pack_tokens
@@ -27,6 +28,7 @@ BODIES: dict[str, Callable[[BodyBuilder], Sequence[ir.Value]]] = {
     "RaggedAttention": ragged_attention.build,
     "BlockMask": block_mask.build,
     "MergeAttentionStates": merge_attention_states.build,
+    "AttentionPlan": attention_plan.build,
 }
 
 

@@ -32,6 +32,7 @@ _FEATURE_OF_TENSOR = {
     "head_sink": Feature.SINK,
     "alibi_slopes": Feature.ALIBI,
     "keep_mask": Feature.KEEP_MASK,
+    "work_list": Feature.WORK_LIST,
 }
 _FEATURE_OF_ATTRIBUTE = {
     "causal": Feature.CAUSAL,
@@ -295,6 +296,12 @@ def _merge_attention_states_shapes(
     return {"output": [_dim(output, 0), _dim(output, 1)], "lse": [_dim(lse, 0), _dim(lse, 1)]}
 
 
+def _attention_plan_shapes(
+    present: Mapping[str, ir.Value], attributes: Mapping[str, AttributeValue], token_axis: str
+) -> dict[str, Dims]:
+    return {"work_list": [ir.SymbolicDim(None)]}
+
+
 _SHAPES: dict[str, Callable[[Mapping[str, ir.Value], Mapping[str, AttributeValue], str], dict[str, Dims]]] = {
     "PackingPlan": _packing_plan_shapes,
     "PackTokens": _pack_tokens_shapes,
@@ -302,4 +309,5 @@ _SHAPES: dict[str, Callable[[Mapping[str, ir.Value], Mapping[str, AttributeValue
     "RaggedAttention": _ragged_attention_shapes,
     "BlockMask": _block_mask_shapes,
     "MergeAttentionStates": _merge_attention_states_shapes,
+    "AttentionPlan": _attention_plan_shapes,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raggedrt.plugins.contract.op_definition import OpDefinition
+from raggedrt.plugins.ops.attention_plan.definition import OP as ATTENTION_PLAN
 from raggedrt.plugins.ops.block_mask.definition import OP as BLOCK_MASK
 from raggedrt.plugins.ops.merge_attention_states.definition import OP as MERGE_ATTENTION_STATES
 from raggedrt.plugins.ops.pack_tokens.definition import OP as PACK_TOKENS
@@ -17,5 +18,6 @@ OPS: tuple[OpDefinition, ...] = (
     RAGGED_ATTENTION,
     BLOCK_MASK,
     MERGE_ATTENTION_STATES,
+    ATTENTION_PLAN,
 )
 BY_NAME = {op.name: op for op in OPS}

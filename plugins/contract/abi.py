@@ -32,3 +32,4 @@ class Feature(enum.IntFlag):
     SINK = 1 << 16
     ALIBI = 1 << 17
     KEEP_MASK = 1 << 18
+    WORK_LIST = 1 << 19

@@ -82,8 +82,16 @@ CPU_SOURCES = (
     "cpu/tile_list.cc",
     "cpu/token_copy.cc",
 )
+NODE_SOURCES = (
+    "node/block_mask.cc",
+    "node/merge_states.cc",
+    "node/packing.cc",
+    "node/ragged_attention.cc",
+)
+"""What makes problems of nodes, for every runtime."""
 ORT_SOURCES = (
     "ort/adapter.cc",
+    "ort/attention_plan.cc",
     "ort/block_mask.cc",
     "ort/library.cc",
     "ort/merge_attention_states.cc",
@@ -109,7 +117,10 @@ def compile_units(machine: str) -> tuple[Unit, ...]:
         for isa, machines, flags in INSTRUCTION_SETS
         if machines is None or machine in machines
     ]
-    plain = [Unit(source, source.replace("/", "_").removesuffix(".cc")) for source in (*CPU_SOURCES, *ORT_SOURCES)]
+    plain = [
+        Unit(source, source.replace("/", "_").removesuffix(".cc"))
+        for source in (*CPU_SOURCES, *NODE_SOURCES, *ORT_SOURCES)
+    ]
     return (*simd, *plain)
 
 

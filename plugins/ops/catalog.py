@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from raggedrt.plugins.ops.arrays import Array, Attributes, Inputs
+from raggedrt.plugins.ops.attention_plan import cases as attention_plan_cases
+from raggedrt.plugins.ops.attention_plan.reference import reference as attention_plan
 from raggedrt.plugins.ops.block_mask import cases as block_mask_cases
 from raggedrt.plugins.ops.block_mask.reference import reference as block_mask
 from raggedrt.plugins.ops.case import Case
@@ -39,6 +41,7 @@ REFERENCES: dict[str, Reference] = {
     "RaggedAttention": ragged_attention,
     "BlockMask": block_mask,
     "MergeAttentionStates": merge_attention_states,
+    "AttentionPlan": attention_plan,
 }
 CASES: dict[str, tuple[Case, ...]] = {
     "PackingPlan": plan_cases.CASES,
@@ -47,4 +50,5 @@ CASES: dict[str, tuple[Case, ...]] = {
     "RaggedAttention": attention_cases.CASES,
     "BlockMask": block_mask_cases.CASES,
     "MergeAttentionStates": merge_cases.CASES,
+    "AttentionPlan": attention_plan_cases.CASES,
 }

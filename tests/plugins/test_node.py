@@ -64,6 +64,8 @@ def features(node: ir.Node) -> Feature:
             Feature.KEEP_SLOTS | Feature.CAPACITY,
         ),
         ("PackingPlan", {"attention_mask", "keep_mask"}, set(), {}, Feature.KEEP_MASK),
+        ("RaggedAttention", {"work_list"}, {"output"}, {"num_heads": 4}, Feature.WORK_LIST),
+        ("AttentionPlan", {"positions_k"}, {"work_list"}, {"causal": 1}, Feature.POSITIONS | Feature.CAUSAL),
         ("MergeAttentionStates", {"lse1", "lse2"}, {"output", "lse"}, {}, Feature(0)),
     ],
 )

@@ -69,12 +69,6 @@ void NodeInfo::refuse(const std::string& reason) const {
                            std::to_string(gen::kAbiVersion) + "]");
 }
 
-int64_t product(const std::vector<int64_t>& shape, size_t first_axis) {
-  int64_t result = 1;
-  for (size_t axis = first_axis; axis < shape.size(); ++axis) result *= shape[axis];
-  return result;
-}
-
 Context::~Context() {
   for (void* block : blocks_) allocator_->Free(allocator_, block);
   if (allocator_ != nullptr) api->ReleaseAllocator(allocator_);
@@ -155,7 +149,7 @@ void* Context::allocate(size_t bytes) {
 const std::vector<const OpAdapter*>& adapters() {
   static const std::vector<const OpAdapter*> all = {&kPackingPlanAdapter,     &kPackTokensAdapter, &kUnpackTokensAdapter,
                                                     &kRaggedAttentionAdapter, &kBlockMaskAdapter,
-                                                    &kMergeAttentionStatesAdapter};
+                                                    &kMergeAttentionStatesAdapter, &kAttentionPlanAdapter};
   return all;
 }
 

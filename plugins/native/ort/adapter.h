@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/element.h"
 #include "cpu/runtime.h"
+#include "node/node.h"
 #include "ops.gen.h"
 
 namespace raggedrt::ort {
@@ -23,18 +23,16 @@ extern const OrtApi* api;
 void check(OrtStatus* status, const char* doing);
 
 // What a constructor sees of its node.
-class NodeInfo {
+class NodeInfo final : public Attributes {
  public:
   NodeInfo(const OrtKernelInfo* info, const gen::Op& op) : info_(info), op_(op) {}
 
   const gen::Op& op() const { return op_; }
   std::string name() const;
-  // Attributes; absent ones have the definition's default, or throw where it has none.
-  int64_t integer(const char* attribute) const;
-  float real(const char* attribute) const;
-  std::vector<int64_t> integers(const char* attribute) const;
-  // Refuses the node: throws a message that names it and the library.
-  [[noreturn]] void refuse(const std::string& reason) const;
+  int64_t integer(const char* attribute) const override;
+  float real(const char* attribute) const override;
+  std::vector<int64_t> integers(const char* attribute) const override;
+  [[noreturn]] void refuse(const std::string& reason) const override;
 
  private:
   const gen::Attribute& declared(const char* attribute) const;
@@ -43,35 +41,18 @@ class NodeInfo {
   const gen::Op& op_;
 };
 
-struct Tensor {
-  const void* data = nullptr;
-  Element element = Element::kFloat;
-  std::vector<int64_t> shape;
-
-  bool present = false;
-  template <typename T>
-  const T* as() const {
-    return static_cast<const T*>(data);
-  }
-  int64_t dim(size_t axis) const { return shape.at(axis); }
-};
-
-int64_t product(const std::vector<int64_t>& shape, size_t first_axis = 0);
-
 // Inputs, outputs, threads and memory of one call.
-class Context final : public Runtime {
+class Context final : public Inputs, public Runtime {
  public:
   Context(OrtKernelContext* context, const gen::Op& op) : context_(context), op_(op) {}
   ~Context() override;
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
-  // An absent optional input is a Tensor that is not present. `rank` -1: any.
-  Tensor input(size_t index, int rank = -1) const;
+  Tensor input(size_t index, int rank = -1) const override;
   // Null when the node does not have this output.
   void* output(size_t index, const std::vector<int64_t>& shape) const;
-  // Throws an error that names the op.
-  [[noreturn]] void fail(const std::string& reason) const;
+  [[noreturn]] void fail(const std::string& reason) const override;
 
   void parallel(size_t count, void (*task)(void*, size_t), void* data) override;
   size_t max_workers() const override;
@@ -108,6 +89,7 @@ extern const OpAdapter kUnpackTokensAdapter;
 extern const OpAdapter kRaggedAttentionAdapter;
 extern const OpAdapter kBlockMaskAdapter;
 extern const OpAdapter kMergeAttentionStatesAdapter;
+extern const OpAdapter kAttentionPlanAdapter;
 
 const std::vector<const OpAdapter*>& adapters();
 

@@ -11,6 +11,7 @@ import numpy as np
 from raggedrt.plugins.layout.bitmaps import BoolArray
 from raggedrt.plugins.layout.build import from_mask
 from raggedrt.plugins.ops.arrays import Array, Attributes
+from raggedrt.plugins.ops.attention_plan.definition import NOTHING_LISTED
 from raggedrt.plugins.ops.case import MASK_GROUPS, Case, Group, padding_mask, random_values
 from raggedrt.plugins.ops.packing_plan.reference import reference as packing_plan
 
@@ -41,7 +42,7 @@ class Problem:
     """Attributes of the packing plan."""
     extra: tuple[str, ...] = ()
     """Optional inputs beyond positions: bias, distance_bias, alibi_slopes, head_sink, rel_query, rel_key, rel_bucket,
-    head_group, or hiding_bias: a bias for all sequences and heads that hides every key from query 0 and key 0 from
+    head_group, work_list, or hiding_bias: a bias for all sequences and heads that hides every key from query 0 and key 0 from
     every query."""
     tiles: tuple[int, int] = (0, 0)
     """Sequences and groups of a random tile list with blocks of `TILE`; none: no tile list."""
@@ -87,6 +88,7 @@ class Problem:
             "rel_query": lambda: random_values(rng, (rows["query"], self.heads, _BUCKETS), dtype),
             "rel_key": lambda: random_values(rng, (rows["key"], self.heads, _BUCKETS), dtype),
             "rel_bucket": lambda: rng.integers(0, _BUCKETS, 2 * (self.width // 2) - 1).astype(np.int32),
+            "work_list": lambda: np.zeros(NOTHING_LISTED, np.int32),
             "head_group": lambda: rng.integers(0, self.tiles[1], self.heads).astype(np.int32),
         }
         made = {name: makers[name]() for name in self.extra if name != "hiding_bias"}
@@ -184,6 +186,7 @@ CASES = (
     _row("disentangled_query", Group.CORRECTNESS, Problem(extra=("rel_query", "rel_bucket")), _LSE),
     _row("disentangled_key", Group.CORRECTNESS, Problem(kv_heads=2, extra=("rel_key", "rel_bucket")), causal=1),
     _row("disentangled_cross", Group.CORNER, dataclasses.replace(_CROSS, extra=_RELATIVE), _LSE),
+    _row("work_list", Group.CORNER, Problem(extra=("work_list",)), _LSE, causal=1),
     _row("length_512", Group.PERFORMANCE, Problem(lengths=(512,) * 8, heads=12, kv_heads=12, head_size=64)),
     _row("mixed_lengths", Group.PERFORMANCE, Problem("right", 32, 512, heads=12, kv_heads=12, head_size=64)),
 )

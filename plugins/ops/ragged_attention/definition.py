@@ -59,6 +59,7 @@ absent.""",
         TensorSpec("rel_bucket", "I", INT32, ("2P-1",), optional=True, doc="bucket by distance, 0 in the middle"),
         TensorSpec("head_sink", "F", FLOAT32, ("N",), optional=True, doc="logit that only the denominator counts"),
         TensorSpec("alibi_slopes", "F", FLOAT32, ("N",), optional=True, doc="scores lose slope * |distance|"),
+        TensorSpec("work_list", "I", INT32, ("L",), optional=True, doc="of AttentionPlan; changes no value"),
     ),
     outputs=(
         TensorSpec("output", "T", FLOATS, ("Tq", "N*Hv")),

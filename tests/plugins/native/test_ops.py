@@ -23,7 +23,7 @@ from raggedrt.plugins.runtime.library import library_info
 ort = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.ort_cpu
 
-EXACTLY = {"BlockMask", "PackingPlan", "PackTokens", "UnpackTokens"}
+EXACTLY = {"AttentionPlan", "BlockMask", "PackingPlan", "PackTokens", "UnpackTokens"}
 """Ops without arithmetic on floats."""
 ISAS = ("avx512", "avx2", "generic")
 

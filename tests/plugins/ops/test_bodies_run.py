@@ -19,7 +19,7 @@ ort = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.ort_cpu
 
 OPSETS = (17, 18, 20, 23, 24)
-MOVES_DATA = {"PackingPlan", "PackTokens", "UnpackTokens", "BlockMask"}
+MOVES_DATA = {"AttentionPlan", "PackingPlan", "PackTokens", "UnpackTokens", "BlockMask"}
 
 
 def small_cases() -> list[tuple[str, Case]]:

@@ -225,7 +225,12 @@ def _head(packed: Array, token: int, head: int, heads: int, group: int = 1) -> A
     return packed[token, start : start + size].astype(np.float64)
 
 
+def attention_plan(inputs: dict[str, Array], attributes: dict[str, Any]) -> dict[str, Array]:
+    return {"work_list": np.array([0, 0, 0, 0], np.int32)}
+
+
 ORACLES: dict[str, Oracle] = {
+    "AttentionPlan": attention_plan,
     "BlockMask": block_mask,
     "PackingPlan": packing_plan,
     "PackTokens": pack_tokens,
