@@ -44,9 +44,14 @@ def clean(model: ir.Model) -> None:
         common_passes.DeduplicateInitializersPass(size_limit=SMALL_CONSTANT),
         common_passes.CommonSubexpressionEliminationPass(),
         common_passes.RemoveUnusedNodesPass(),
-        common_passes.ShapeInferencePass(),
     ):
         step(model)
+    infer_types(model)
+
+
+def infer_types(model: ir.Model) -> None:
+    """Infer shapes and element types of every value."""
+    common_passes.ShapeInferencePass()(model)
     infer_element_types(model.graph)
 
 

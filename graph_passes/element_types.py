@@ -13,6 +13,8 @@ CONTRIB = "com.microsoft"
 """A domain whose float ops yield what they are given; enough for the ops that have a transfer rule."""
 UNLISTED = frozenset({"SimplifiedLayerNormalization"})
 """Ops of ONNX Runtime that stand in the default domain without a schema; likewise."""
+SUM_OUTPUT = 3
+"""Of the fused normalisations: the sum that is normalised (the outputs in between are statistics)."""
 INTEGER_INPUTS = frozenset({"EmbedLayerNormalization"})
 """Contrib ops for which it does not hold."""
 
@@ -38,7 +40,7 @@ def _types(node: ir.Node, imports: dict[str, int]) -> list[ir.DataType | None]:
     if node.domain == CONTRIB or node.op_type in UNLISTED:
         first = node.inputs[0] if node.inputs else None
         known = None if first is None or node.op_type in INTEGER_INPUTS else first.dtype
-        return [known] + [None] * (len(node.outputs) - 1)
+        return [known if number in (0, SUM_OUTPUT) else None for number in range(len(node.outputs))]
     if node.domain not in ("", "ai.onnx") or any(value is not None and value.dtype is None for value in node.inputs):
         return []
     opset = imports.get("", imports.get("ai.onnx", 1))

@@ -12,7 +12,7 @@ from raggedrt.graph_passes.axes.rule import PackingRefused, packed_axes, packed_
 from raggedrt.graph_passes.biases import SiteBias, bias_operands, why_not_passed
 from raggedrt.graph_passes.disentangled import disentangled_operands, why_not_by_distance
 from raggedrt.graph_passes.masks.explain import MaskExplanation, explain_mask
-from raggedrt.graph_passes.masks.inputs import GraphInputs
+from raggedrt.graph_passes.masks.inputs import GraphInputs, MaskAxes
 from raggedrt.graph_passes.masks.pairs import OWN, PADDED
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.region import PackedRegion
@@ -35,6 +35,7 @@ class SiteMask:
         biases: what is added to the scores.
         imposed: what the user and-ed with the site's own mask, which then is `original`.
         kept: why the site is to be left alone although it could be lowered.
+        key_lengths: int [B] where the mask counts tokens: keys 0 <= k < length are visible, wherever the padding is.
     """
 
     spec: MaskSpec | None
@@ -44,6 +45,7 @@ class SiteMask:
     imposed: MaskSpec | None = None
     original: MaskSpec | None = None
     kept: str | None = None
+    key_lengths: ir.Value | None = None
 
 
 class MaskBook:
@@ -68,9 +70,13 @@ class MaskBook:
         spec = site.spec.conjoined(MaskSpec(causal=site.causal))
         for found in specs:
             spec = spec.conjoined(found)
+        lengths = {term.value for term in site.masks if term.axes is MaskAxes.KEY_LENGTHS}
+        if lengths and sum(found.reads_padding for found in specs) > 1:
+            return SiteMask(None, "it has key lengths and another padding mask", proved=False)
         pairs = zip(site.masks, explained, strict=True)
         biases = tuple(SiteBias(term, found.bias) for term, found in pairs if found.bias is not None)
-        return SiteMask(spec, None, all(found.proved for found in explained), biases)
+        proved = all(found.proved for found in explained)
+        return SiteMask(spec, None, proved, biases, key_lengths=next(iter(lengths), None))
 
     def _why_not_by_distance(self, site: AttentionSite) -> str | None:
         indices = tuple((term.of_query, term.index) for term in site.disentangled)

@@ -11,8 +11,9 @@ import onnx_ir.passes.common as common_passes
 
 from raggedrt.errors import FeatureError, InputError
 from raggedrt.graph_passes.axes.rule import PackingRefused
-from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean
+from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean, infer_types
 from raggedrt.graph_passes.direct.lower import lower_directly
+from raggedrt.graph_passes.embed_layer_norm import take_embeddings_apart
 from raggedrt.graph_passes.entries import attention_entries, io_roles, position_limit
 from raggedrt.graph_passes.fuse.ort_cpu import FUSIONS
 from raggedrt.graph_passes.fused_matmul import take_fused_products_apart
@@ -99,8 +100,7 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
 
     clean(model)
     report.record("clean").matched = report.nodes_before - len(list(graph))
-    report.record("spell_out_rotary").matched = spell_out_rotary(graph)
-    report.record("take_fused_products_apart").matched = take_fused_products_apart(graph)
+    _respell(model, report)
     understanding = _understand(graph, config, report)
     masks = _impose(understanding, _explain_masks(understanding, config, report), config, report)
     original_outputs = list(graph.outputs)
@@ -148,6 +148,16 @@ def _check(model: ir.Model, config: RewriteConfig) -> None:
             f"The model's opset is {opset}; opsets {SMALLEST_OPSET} to {LARGEST_OPSET} are supported. "
             "Export again, or convert it with onnx.version_converter."
         )
+
+
+def _respell(model: ir.Model, report: RewriteReport) -> None:
+    """Spell fused ops that hide what packing looks for in plainer ones."""
+    report.record("spell_out_rotary").matched = spell_out_rotary(model.graph)
+    embeddings = take_embeddings_apart(model.graph)
+    report.record("take_embeddings_apart").matched = embeddings
+    if embeddings:
+        infer_types(model)  # nothing behind an op without a schema had a type
+    report.record("take_fused_products_apart").matched = take_fused_products_apart(model.graph)
 
 
 def _understand(graph: ir.Graph, config: RewriteConfig, report: RewriteReport) -> Understanding:
@@ -219,7 +229,8 @@ def _pack(
         if refused and not specs:
             site, reason = next(iter(refused.values()))
             raise PackingRefused(site.name, reason)
-        record.matched = pack(PackingJob(graph, understanding, specs, biases, refused, ragged))
+        lengths = {output: masks[output].key_lengths for output in specs}
+        record.matched = pack(PackingJob(graph, understanding, specs, biases, refused, ragged, lengths))
     except PackingRefused as refusal:
         record.refused.append(Refusal(refusal.node, refusal.reason))
         logger.info("packing stopped at %s", refusal)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import onnx
 
 from raggedrt.errors import InputError
+from raggedrt.graph_passes.element_types import UNLISTED
 
 MAX_NODES = 1_000_000
 
@@ -19,9 +20,7 @@ def check_graph(proto: onnx.ModelProto, where: str) -> None:
     """
     if not proto.graph.output:
         raise InputError(f"{where} has no outputs, so it is not valid ONNX; export it again")
-    context = onnx.checker.C.CheckerContext()
-    context.ir_version = proto.ir_version
-    context.opset_imports = {item.domain: item.version for item in proto.opset_import}
+    context = _checker_context(proto, where)
     known = _names(proto.graph)
     missing = [value.name for value in proto.graph.output if value.name not in known | _produced(proto.graph.node)]
     if missing:
@@ -30,6 +29,16 @@ def check_graph(proto: onnx.ModelProto, where: str) -> None:
         )
     if _check_nodes(proto.graph, known, context, where) > MAX_NODES:
         raise InputError(f"{where} has more than {MAX_NODES} nodes, which RaggedRT refuses; split the model")
+
+
+def _checker_context(proto: onnx.ModelProto, where: str) -> onnx.checker.C.CheckerContext:
+    context = onnx.checker.C.CheckerContext()
+    try:
+        context.ir_version = proto.ir_version
+        context.opset_imports = {item.domain: item.version for item in proto.opset_import}
+    except TypeError:  # they are 32-bit integers there
+        raise InputError(f"{where}: its IR version or an opset version is no such number; export it again") from None
+    return context
 
 
 def _check_nodes(graph: onnx.GraphProto, known: set[str], context: onnx.checker.C.CheckerContext, where: str) -> int:
@@ -65,6 +74,8 @@ def _add_outputs(node: onnx.NodeProto, name: str, own: set[str], where: str) -> 
 
 
 def _check_node(node: onnx.NodeProto, name: str, context: onnx.checker.C.CheckerContext, where: str) -> None:
+    if node.op_type in UNLISTED:
+        return  # ONNX Runtime's own, without a schema to check against
     try:
         onnx.checker.check_node(node, context)
     except onnx.checker.ValidationError as error:

@@ -53,6 +53,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "Transpose"): Transpose(),
     ("", "Unsqueeze"): Unsqueeze(),
     **{(_CONTRIB, op_type): Elementwise() for op_type in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")},
+    (_CONTRIB, "FusedGemm"): Gemm(),
     (_CONTRIB, "Attention"): FusedAttention(),
     (_CONTRIB, "MultiHeadAttention"): FusedAttention(),
     (_CONTRIB, "GroupQueryAttention"): FusedAttention(),

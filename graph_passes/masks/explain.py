@@ -86,7 +86,7 @@ def explain_mask(
         return dataclasses.replace(found, spec=read, proved=True)
     tested, reason = _tested(graph, probed, inputs, read)
     if reason is not None and axes is MaskAxes.KEY_LENGTHS:
-        reason = f"it gives key lengths, which say nothing of left padding: {reason}"
+        reason = f"it gives key lengths that are not the number of tokens in each row: {reason}"
     if formula is None or read is not None:
         return dataclasses.replace(found, spec=tested, reason=reason)
     if tested is None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from raggedrt.export.widen import is_narrow, widen
 from raggedrt.graph_passes.masks.bias import MAX_ELEMENTS, FloatArray, MaskBias, explain_bias, merged_bias
 from raggedrt.graph_passes.masks.content import describe_dependence
 from raggedrt.graph_passes.masks.extract import MaskGraph, MaskRefused, mask_model
@@ -88,6 +89,10 @@ def _bias_of(samples: Sequence[Sample]) -> MaskBias | None:
 def evaluator(model: ir.Model) -> Evaluate:
     """Run a model on the CPU: onnxruntime, or ONNX's reference evaluator where it is not installed."""
     proto = ir.to_proto(model)
+    wide = ir.from_proto(proto)
+    if is_narrow(wide):  # onnxruntime's CPU provider has no Where of bfloat16, for example
+        widen(wide)
+        proto = ir.to_proto(wide)
     try:
         import onnxruntime as ort
     except ImportError:
@@ -159,6 +164,7 @@ def sample_of(padding: npt.NDArray[np.int64], mask: npt.NDArray[Any], polarity: 
         if mask.shape != (batch,):
             raise MaskRefused(f"key lengths of shape {list(mask.shape)} (start positions are not understood)")
         keep, labels = np.arange(length) < mask[:, None], "bk"
+        padding = counted_from_the_start(padding)
     else:
         keep, bias = _kept(mask, polarity)
         labels = axes.value
@@ -183,6 +189,11 @@ def sample_of(padding: npt.NDArray[np.int64], mask: npt.NDArray[Any], polarity: 
     if int(np.prod(shape)) > MAX_ELEMENTS:
         raise MaskRefused(f"it adds a bias of {int(np.prod(shape))} elements, too many to look at")
     return Sample(padding, visible, np.broadcast_to(bias.reshape(four).astype(np.float32), shape))
+
+
+def counted_from_the_start(padding: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The padding that key lengths see: a row's tokens are counted, wherever they stand."""
+    return np.asarray(np.arange(padding.shape[1]) < padding.sum(axis=1, keepdims=True)).astype(np.int64)
 
 
 def _kept(mask: npt.NDArray[Any], polarity: Polarity) -> tuple[BoolArray, npt.NDArray[Any] | None]:

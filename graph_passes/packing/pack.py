@@ -37,6 +37,8 @@ class PackingJob:
     refused: Mapping[ir.Value, tuple[AttentionSite, str]]
     """Sites that cannot be lowered, by output, with the reason."""
     ragged: bool
+    key_lengths: Mapping[ir.Value, ir.Value | None] = dataclasses.field(default_factory=dict)
+    """By the site's output: int [B] where its mask counts the tokens of a row."""
 
 
 def pack(job: PackingJob) -> int:
@@ -149,7 +151,20 @@ class _Builder:
                 raise PackingRefused(node, "it reads a slot that is computed from packed values")
             else:
                 chosen.append(read.slot)
-        return KeptSlots(frozenset(numbers), tuple(dict.fromkeys(chosen)))
+        return KeptSlots(frozenset(numbers), tuple(dict.fromkeys(chosen)), self._key_lengths())
+
+    def _key_lengths(self) -> ir.Value | None:
+        """The lengths that every site's mask counts keys by, or None where none does."""
+        used = {output: self.job.key_lengths.get(output) for output in self.job.masks if output in self.needed_values}
+        found = next((lengths for lengths in used.values() if lengths is not None), None)
+        for output, lengths in used.items():
+            if lengths is not found:
+                reason = "its mask looks where tokens stand, and another site's counts them from the row's start"
+                raise PackingRefused(self.sites[output].name, reason)
+            if lengths is not None and self.job.masks[output].of == OWN:
+                reason = "its mask counts a row's own tokens, and key lengths do not say which slots those are"
+                raise PackingRefused(self.sites[output].name, reason)
+        return found
 
     def _check_kept_slots(self, keep: KeptSlots) -> None:
         """A padded slot that is read must attend to what it attended to in the original."""
@@ -166,6 +181,8 @@ class _Builder:
             if keep and not _sees_a_token(spec, keep):
                 reason = f"a fixed slot is read; where it is padding, '{spec.describe()}' may show it no valid key"
                 raise PackingRefused(self.sites[output].name, reason)
+            if keep.key_lengths is not None:
+                continue  # the first slot is a key in every row that has one
             if spec.causal and (early or keep.chosen):
                 what = f"slot {min(early)}" if early else "a slot chosen at run time"
                 reason = f"{what} is read; under a causal mask a padded slot there may see no valid key"

@@ -19,13 +19,16 @@ class KeptSlots:
     Attributes:
         numbers: slots of every row; negative ones count from the end.
         chosen: values with one slot number per row, any shape with B elements.
+        key_lengths: int [B] where attention counts tokens instead of looking where they stand: the first slots of a row
+            are its keys, whatever the attention mask says, and the slots of the mask are kept for what they put out.
     """
 
     numbers: frozenset[int] = frozenset()
     chosen: tuple[ir.Value, ...] = ()
+    key_lengths: ir.Value | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.numbers or self.chosen)
+        return bool(self.numbers or self.chosen or self.key_lengths is not None)
 
 
 class PlanValues:
@@ -50,7 +53,8 @@ class PlanValues:
         self._length: ir.Value | None = None
         self._own: tuple[ir.Value, ir.Value] | None = None
         self._own_cu_seqlens: ir.Value | None = None
-        inputs: dict[str, ir.Value | None] = {"attention_mask": mask, "keep_mask": self._keep_mask()}
+        self._valid_position: ir.Value | None = None
+        inputs: dict[str, ir.Value | None] = {"attention_mask": self._keys(), "keep_mask": self._keep_mask()}
         attributes = {"keep_slots": sorted(kept.numbers)} if kept.numbers else {}
         node = tape.custom("PackingPlan", inputs, attributes, stem="plan")
         self.token_index, planned, self.position, self.key_position = node.outputs
@@ -73,6 +77,19 @@ class PlanValues:
                 "ConstantOfShape", [self.length], zero, stem="max_seqlen", dtype=ir.DataType.FLOAT, shape=["sequence"]
             )
         return self._max_seqlen
+
+    @property
+    def valid_position(self) -> ir.Value | None:
+        """Int32 [T], negative where a packed slot is padding; None where none is."""
+        if self.kept.key_lengths is None:
+            return self.key_position if self.kept else None
+        if self._valid_position is None:
+            tape = self.tape
+            flat = tape.op("Reshape", [self._valid(), tape.vector([-1])], stem="valid_slot", shape=["slots"])
+            chosen = tape.op("Gather", [flat, self.token_index], {"axis": 0}, stem="valid_token", shape=[TOKENS])
+            below = tape.op("Sub", [chosen, tape.scalar(1)], stem="valid_token", shape=[TOKENS])
+            self._valid_position = self._cast(below, _INT32, [TOKENS])
+        return self._valid_position
 
     @property
     def own_positions(self) -> tuple[ir.Value, ir.Value]:
@@ -132,9 +149,19 @@ class PlanValues:
 
     # --- kept slots ---------------------------------------------------------------------------------------------------
 
+    def _keys(self) -> ir.Value:
+        """[B, S]: slots whose keys are visible."""
+        if self.kept.key_lengths is None:
+            return self.mask
+        tape = self.tape
+        lengths = tape.op("Unsqueeze", [self._per_row(self.kept.key_lengths), tape.vector([1])], stem="key_lengths")
+        return tape.op("Less", [self._slots(), lengths], stem="keys", dtype=_BOOL, shape=["batch", "sequence"])
+
     def _keep_mask(self) -> ir.Value | None:
         """Bool [B, S]: slots chosen at run time; None where there are none."""
         tape, found = self.tape, None
+        if self.kept.key_lengths is not None:
+            found = self._cast(self.mask, _BOOL, ["batch", "sequence"])
         for chosen in self.kept.chosen:
             slots = tape.op(
                 "Unsqueeze", [self._from_the_start(chosen), tape.vector([1])], stem="kept", shape=["batch", 1]

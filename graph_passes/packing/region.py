@@ -177,8 +177,8 @@ class PackedRegion:
             packed = self.tape.op("Transpose", [packed], {"perm": perm}, stem=f"{value.name}_tokens")
             packed.shape = ir.Shape(packed_shape(tuple(axes[number] for number in order)))
         inputs = {"packed": packed, "token_index": self.plan.token_index, "like": self.plan.mask}
-        if self.plan.kept:
-            inputs["key_position"] = self.plan.key_position
+        if self.plan.valid_position is not None:
+            inputs["key_position"] = self.plan.valid_position
         node = self.tape.custom("UnpackTokens", inputs, stem=f"{value.name}_padded")
         result = node.outputs[0]
         result.type = value.type
