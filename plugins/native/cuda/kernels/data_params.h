@@ -34,7 +34,7 @@ struct PackingPlanParams {
   int rows;
   int slots;        // rows * slots < 2^31
   int capacity;     // the token count is rounded up to a positive multiple of it; 0: exact
-  int tokens;       // rows of the three outputs by token: what is past it is not written
+  int tokens;       // rows of the three outputs by token; those past the kept slots become 0, 0 and -1
   int* cu_seqlens;  // [rows + 1]; packing_count leaves each row's count at [row + 1]
   int* token_index;   // [tokens]
   int* position;      // [tokens]

@@ -155,8 +155,7 @@ RAGGEDRT_DEVICE void fill(const PackingPlanParams& params) {
     sync_block();
   }
   const int used = load_global_readonly(params.cu_seqlens + params.rows);
-  const int end = minimum(params.tokens, rounded_up(params, used));  // rows that only fill the capacity
-  for (int token = used + block_index_x() * block_threads() + thread_index(); token < end;
+  for (int token = used + block_index_x() * block_threads() + thread_index(); token < params.tokens;
        token += grid_size_x() * block_threads()) {
     write_token(params, token, 0, 0, -1);
   }

@@ -1,0 +1,162 @@
+"""Pack, unpack, fill and cast in the emulator against the references, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from helpers.data_kernels import (
+    DATA_THREADS,
+    Array,
+    CastParams,
+    Emulated,
+    FillParams,
+    TokenCopyParams,
+    device_array,
+    fields,
+    variant_of,
+)
+from helpers.emulator import Grid, Memory, aligned
+from raggedrt.plugins.contract.op_definition import ElementType
+from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Inputs
+from raggedrt.plugins.ops.case import Case, Group
+from raggedrt.plugins.ops.catalog import CASES, REFERENCES
+
+pytestmark = pytest.mark.emulated
+
+GRID = Grid(3, threads=DATA_THREADS)
+
+
+def small(op: str) -> list[Any]:
+    return [
+        pytest.param(case, element, id=f"{case.name}-{element.name}")
+        for case in CASES[op]
+        if case.group is not Group.PERFORMANCE
+        for element in case.element_types
+    ]
+
+
+def vector_bytes(*numbers: int) -> str:
+    bits = np.bitwise_or.reduce([16, *numbers])
+    return str(int(bits & -bits))
+
+
+def row_bytes(rows: Array, axes: int) -> int:
+    return int(np.prod(rows.shape[axes:])) * rows.itemsize
+
+
+def pack(inputs: Inputs, expected: Array, *, seed: int = 0) -> Array:
+    x, index = inputs["x"], inputs["token_index"]
+    assert x is not None
+    assert index is not None
+    call = Emulated(seed)
+    target = call.output("target", expected.shape, expected.dtype)
+    source = call.input("source", x)
+    size = row_bytes(x, 2)
+    params = fields(
+        TokenCopyParams,
+        source=source,
+        target=target,
+        token_index=call.input("token_index", index),
+        tokens=len(index),
+        slots=x.shape[0] * x.shape[1],
+        row_bytes=size,
+    )
+    call.run((variant_of("pack_tokens", RAGGEDRT_VECTOR_BYTES=vector_bytes(size)), params, GRID))
+    return target
+
+
+def unpack(inputs: Inputs, expected: Array, *, seed: int = 0) -> Array:
+    packed, index = inputs["packed"], inputs["token_index"]
+    assert packed is not None
+    assert index is not None
+    call = Emulated(seed)
+    target = call.output("target", expected.shape, expected.dtype)
+    slots = expected.shape[0] * expected.shape[1]
+    size = row_bytes(packed, 1)
+    params = fields(
+        TokenCopyParams,
+        source=call.input("source", packed),
+        target=target,
+        token_index=call.input("token_index", index),
+        key_position=call.input("key_position", inputs.get("key_position")),
+        token_of_slot=call.zeros("token_of_slot", slots, np.int32),
+        tokens=len(index),
+        slots=slots,
+        row_bytes=size,
+    )
+    copy = variant_of("unpack_tokens", RAGGEDRT_VECTOR_BYTES=vector_bytes(size))
+    call.run((variant_of("unpack_invert"), params, GRID), (copy, params, GRID))
+    return target
+
+
+@pytest.mark.parametrize(("case", "element"), small("PackTokens"))
+def test_pack(case: Case, element: ElementType) -> None:
+    for seed in range(2):
+        inputs = case.inputs(NUMPY_TYPES[element], seed)
+        expected = REFERENCES["PackTokens"](inputs, case.attributes)["packed"]
+        np.testing.assert_array_equal(pack(inputs, expected, seed=seed).view(np.uint8), expected.view(np.uint8))
+
+
+@pytest.mark.parametrize(("case", "element"), small("UnpackTokens"))
+def test_unpack(case: Case, element: ElementType) -> None:
+    for seed in range(2):
+        inputs = case.inputs(NUMPY_TYPES[element], seed)
+        expected = REFERENCES["UnpackTokens"](inputs, case.attributes)["x"]
+        np.testing.assert_array_equal(unpack(inputs, expected, seed=seed).view(np.uint8), expected.view(np.uint8))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 16, 24, 34, 80, 112, 130, 1536, 4112])
+def test_rows_of_any_size(size: int) -> None:
+    """Rows that fill no vector, several rows in one warp, several passes of a block in one row."""
+    rng = np.random.default_rng(size)
+    x = rng.integers(0, 256, (5, 9, size)).astype(np.uint8)
+    index = rng.permutation(45)[:31].astype(np.int32)  # in no order
+    index[3::7] = -1
+    inputs = {"x": x, "token_index": index}
+    expected = REFERENCES["PackTokens"](inputs, {})["packed"]
+    np.testing.assert_array_equal(pack(inputs, expected, seed=size), expected)
+    back = {"packed": expected, "token_index": index, "like": x[:, :, 0]}
+    padded = REFERENCES["UnpackTokens"](back, {})["x"]
+    np.testing.assert_array_equal(unpack(back, padded, seed=size), padded)
+
+
+def test_an_index_past_the_slots_reads_and_writes_nothing() -> None:
+    """A GPU cannot refuse an index, so it must be harmless."""
+    x = np.arange(48, dtype=np.float32).reshape(2, 3, 8) + 1
+    index = np.array([6, 5, 2**31 - 1, 0], np.int32)
+    packed = pack({"x": x, "token_index": index}, np.empty((4, 8), np.float32))
+    np.testing.assert_array_equal(packed, np.stack([0 * x[0, 0], x[1, 2], 0 * x[0, 0], x[0, 0]]))
+    padded = unpack({"packed": packed, "token_index": index}, np.empty((2, 3, 8), np.float32))
+    np.testing.assert_array_equal(padded.reshape(6, 8)[1:5], 0)
+    np.testing.assert_array_equal(padded.reshape(6, 8)[[0, 5]], x.reshape(6, 8)[[0, 5]])
+
+
+def test_fill() -> None:
+    target = aligned(1000, np.uint32, 7)
+    call = Emulated(1, {"target": (target, Memory.IN_OUT)})
+    call.run((variant_of("fill"), fields(FillParams, target=target, count=997, value=0xFFFFFFFF), GRID))
+    assert (target[:997] == 0xFFFFFFFF).all()
+    assert (target[997:] == 7).all()
+
+
+TYPES = {"half": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("target", TYPES)
+@pytest.mark.parametrize("source", TYPES)
+def test_cast(source: str, target: str) -> None:
+    rng = np.random.default_rng(2)
+    with np.errstate(over="ignore"):
+        values = (rng.standard_normal(1001) * 10.0 ** rng.integers(-9, 9, 1001)).astype(TYPES[source])
+    values[:5] = [0, np.inf, -np.inf, -0.0, 65504]
+    given, made = device_array(values), aligned(1001, TYPES[target])
+    call = Emulated(3, {"source": (given, Memory.INPUT), "target": (made, Memory.UNINITIALIZED)})
+    params = fields(CastParams, source=given, target=made, count=1001)
+    call.run((variant_of("cast", RAGGEDRT_SOURCE=source, RAGGEDRT_TARGET=target), params, GRID))
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float32).astype(TYPES[target])
+    np.testing.assert_array_equal(made.view(np.uint8), expected.view(np.uint8))
