@@ -60,10 +60,12 @@ def open_baselines(
         export_model(resolved.model, opset=DEFAULT_OPSET, output=path)
         specs = input_specs(resolved.model)
     label = str(source if source is not None else bundle.manifest.source.location)
-    baselines = [Baseline("plain ONNX", label, onnx_file_runner(path, options.threads), specs)]
-    fused = _fuse(path, folder / "fused.onnx")
+    baselines = [Baseline("plain ONNX", label, onnx_file_runner(path, options.threads, options.providers), specs)]
+    fused = _fuse(path, folder / "fused.onnx", options)
     if fused is not None:
-        baselines.append(Baseline("ORT fusions", label, onnx_file_runner(fused, options.threads), specs))
+        baselines.append(
+            Baseline("ORT fusions", label, onnx_file_runner(fused, options.threads, options.providers), specs)
+        )
     return baselines
 
 
@@ -94,7 +96,7 @@ def _resolve_baseline(bundle: Bundle, source: str | os.PathLike[str] | None, opt
     return resolved
 
 
-def _fuse(path: pathlib.Path, fused: pathlib.Path) -> pathlib.Path | None:
+def _fuse(path: pathlib.Path, fused: pathlib.Path, options: RunnerOptions) -> pathlib.Path | None:
     """The model after onnxscript's fusions for ONNX Runtime, the best padded form it has; None where they fail."""
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
@@ -102,7 +104,7 @@ def _fuse(path: pathlib.Path, fused: pathlib.Path) -> pathlib.Path | None:
     try:
         model, _ = optimize_for_ort(ir.load(path))
         ir.save(model, fused, external_data=f"{fused.name}.data")
-        ort_session(fused, native=False)
+        ort_session(fused, native=False, providers=options.providers)
     except Exception as error:  # noqa: BLE001 - a rewriter of others that may raise anything; the plain model remains
         LOGGER.warning("the baseline with ONNX Runtime fusions is left out: %s", error)
         return None

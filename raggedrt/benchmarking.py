@@ -14,14 +14,14 @@ from typing import Any
 from raggedrt.baselines import Baseline, open_baselines
 from raggedrt.diagnosing import machine_facts
 from raggedrt.errors import InputError
-from raggedrt.export.numerics import Case, Comparison, Tolerance, compare_results
+from raggedrt.export.numerics import Case, Comparison, Tolerance
 from raggedrt.options import choose
 from raggedrt.outputs import refuse_existing, refuse_input, write_json
 from raggedrt.plugins.bundle.reader import open_bundle
-from raggedrt.plugins.runtime.session import Session
+from raggedrt.plugins.runtime.session import TARGET_PROVIDERS, Session, require_target
 from raggedrt.progress import step
 from raggedrt.runners import RunnerOptions
-from raggedrt.verification import make_tolerance
+from raggedrt.verification import compare_wide, make_tolerance
 from raggedrt.workload import Demand, Workload, longest_sequence, make_workload
 
 BUNDLE = "raggedrt"
@@ -176,10 +176,12 @@ def bench(
         refuse_input(pathlib.Path(report), pathlib.Path(bundle), *([pathlib.Path(baseline)] if baseline else []))
         refuse_existing(pathlib.Path(report), force=True)
     opened = open_bundle(bundle)
+    require_target(opened)
     longest = longest_sequence(opened, max_length)
     tolerance = make_tolerance(atol, rtol, opened.manifest.dtype)
     threads = threads or len(os.sched_getaffinity(0))
-    options = RunnerOptions(threads=threads, allow_pickle=allow_pickle, trust_bundle=trust_bundle)
+    providers = TARGET_PROVIDERS[opened.manifest.target]
+    options = RunnerOptions(threads=threads, allow_pickle=allow_pickle, trust_bundle=trust_bundle, providers=providers)
     with tempfile.TemporaryDirectory(prefix="raggedrt-bench-") as folder:
         peers = open_baselines(opened, baseline, pathlib.Path(folder), options)
         demand = Demand(lengths, batch_size, batches, longest, order == "sorted", seed)
@@ -235,7 +237,7 @@ def _check(
         )
         for number, batch in enumerate(workload.batches)
     ]
-    compared = compare_results(results, tolerance=tolerance)
+    compared = compare_wide(results, tolerance)
     return compared if approximate else compared.require(f"the bundle against {peer.name}")
 
 

@@ -20,10 +20,11 @@ from raggedrt.export.numerics import (
     valid_places,
 )
 from raggedrt.export.padding_cases import InputSpec, padding_cases
+from raggedrt.export.widen import wide_feeds
 from raggedrt.outputs import refuse_existing, refuse_input, write_json
 from raggedrt.progress import step
-from raggedrt.runners import OpenModel, RunnerOptions, open_model
-from raggedrt.verification import make_tolerance, right_padded
+from raggedrt.runners import OpenModel, RunnerOptions, bundle_dtype, open_model
+from raggedrt.verification import make_tolerance, right_padded, tolerance_of
 
 NOTE = (
     "Compared at valid places: padded slots are ignored, because the original leaves arbitrary values there and a "
@@ -126,7 +127,8 @@ def compare(
         TargetError: PyTorch, ONNX Runtime or a bundle's target is missing on this machine.
     """
     tolerance = make_tolerance(atol, rtol)
-    options = RunnerOptions(task, revision, allow_pickle, threads, trust_bundle)
+    dtype = bundle_dtype(os.fspath(first), os.fspath(second))
+    options = RunnerOptions(task, revision, allow_pickle, threads, trust_bundle, dtype)
     if report is not None:
         refuse_input(pathlib.Path(report), pathlib.Path(first), pathlib.Path(second))
         refuse_existing(pathlib.Path(report), force=True)
@@ -134,7 +136,9 @@ def compare(
     cases = _cases(one, two)
     wanted = runnable_cases(cases, one.run)
     step("comparing over %d kinds of padding", len(wanted))
-    results = [(case, want, two.run(case.feeds)) for case, want in wanted]
+    narrow = [(case, want, two.run(case.feeds)) for case, want in wanted]
+    tolerance = tolerance_of(narrow, tolerance)
+    results = [(case, wide_feeds(want), wide_feeds(got)) for case, want, got in narrow]
     total = compare_results(results, tolerance=tolerance)
     errors = [error for output in total.outputs for error in _case_errors(output.output, results, tolerance)]
     skipped = tuple(case.name for case in cases if case.name not in total.cases)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from raggedrt.approximation import is_imposed, sample_of, verify_imposed
+from raggedrt.building import build_in_bundle, engine_report, engine_settings, with_engine
+from raggedrt.engine_profiles import ShapeDemand
 from raggedrt.errors import InputError, TargetError
 from raggedrt.export.mask_polarity import refuse_inverted_mask
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET
@@ -21,6 +23,7 @@ from raggedrt.outputs import refuse_collisions, refuse_existing, workspace, writ
 from raggedrt.plugins.bundle.manifest import MODEL_NAME, REPORT_NAME, TOKENIZER_NAME
 from raggedrt.plugins.bundle.writer import BundleWriter
 from raggedrt.plugins.contract.io_roles import Role
+from raggedrt.plugins.tensorrt.prepare import prepare
 from raggedrt.progress import step
 from raggedrt.rewriting import make_config, run_passes
 from raggedrt.sources import Original, original_onnx, resolve_source
@@ -47,7 +50,15 @@ def convert(
     dtype: str = "fp32",
     features: str | Sequence[str] = "auto",
     opset: int = DEFAULT_OPSET,
+    min_shapes: str | None = None,
     opt_shapes: str | None = None,
+    max_shapes: str | None = None,
+    profiles: str | os.PathLike[str] | None = None,
+    lengths: str | None = None,
+    batch_sizes: str | None = None,
+    buckets: int | None = None,
+    compute_capability: str | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
     sparsity: str | MaskSpec | None = None,
     plan: str | os.PathLike[str] | None = None,
     accept_approximation: bool = False,
@@ -70,7 +81,16 @@ def convert(
         dtype: `"fp32"`, `"fp16"` or `"bf16"`.
         features: `"auto"`, or required features: `"pack,fuse"` or a sequence of names.
         opset: ONNX opset to export.
-        opt_shapes: typical shapes (`"input_ids:8x128"`) at which densities are stated.
+        min_shapes: least shapes of an engine, as in `raggedrt.build`, like the options down to `timing_cache`; only
+            where the target has engines.
+        opt_shapes: typical shapes (`"input_ids:8x128"`) at which densities are stated, and that an engine is tuned for.
+        max_shapes: greatest shapes of an engine.
+        profiles: YAML file with several profiles.
+        lengths: lengths that will come, instead of shapes.
+        batch_sizes: numbers of sequences per call.
+        buckets: how many profiles to make from lengths.
+        compute_capability: GPUs to build for.
+        timing_cache: file in which the builder keeps measurements.
         sparsity: mask to impose on every attention site on top of its own, such as `"window(256)"`.
         plan: YAML file that says it site by site, as `raggedrt rewrite --write-plan` writes it.
         accept_approximation: outputs may move because of it; the report says how far.
@@ -101,6 +121,8 @@ def convert(
         plan=plan,
         accept_approximation=accept_approximation,
     )
+    demand = ShapeDemand(min_shapes, opt_shapes, max_shapes, profiles, lengths, batch_sizes, buckets)
+    settings = engine_settings(target, demand, compute_capability, timing_cache)
     tolerance = make_tolerance(atol, rtol, choose("dtype", dtype, DTYPES))
     if dtype == "bf16" and target == "ort-cpu":
         raise TargetError(
@@ -124,16 +146,19 @@ def convert(
             if role.role is Role.ATTENTION_MASK:
                 refuse_inverted_mask(role.name, original.cases, original.reference)
         model = writer.directory / MODEL_NAME
+        if settings is not None:
+            prepare(original.model, resolved.description)
         ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
         verified = _verify(model, original, rewritten, config, tolerance)
+        built = None if settings is None else build_in_bundle(model, settings, rewritten, resolved.position_limit)
         step("writing the bundle")
         tokenizer = copy_tokenizer(resolved.tokenizer_dir, writer.directory / TOKENIZER_NAME)
-        facts: dict[str, Any] = report_json(rewritten, verified)
+        facts: dict[str, Any] = report_json(rewritten, verified) | engine_report(built)
         write_json(writer.directory / REPORT_NAME, facts)
         draft = draft_manifest(
             source, original, rewritten, verified, model, config=config, dtype=dtype, tokenizer=tokenizer
         )
-        bundle = writer.finish(draft)
+        bundle = writer.finish(with_engine(draft, built))
     if report is not None:
         write_json(pathlib.Path(report), facts)
     return bundle
@@ -148,7 +173,9 @@ def _verify(
 ) -> Verified:
     """Against the original; where sparsity was imposed, against that, and the report says how far outputs move."""
     if not is_imposed(report):
-        return verify_rewrite(model, report.inputs, report.outputs, original.cases, original.reference, tolerance)
+        return verify_rewrite(
+            model, report.inputs, report.outputs, original.cases, original.reference, tolerance, config.target
+        )
     resolved = original.resolved
     sample = sample_of(report, original.specs, config.opt_length, resolved.position_limit, resolved.pad_token_id or 0)
     return verify_imposed(model, report, [*original.cases, sample], original.reference, tolerance)

@@ -7,12 +7,14 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from raggedrt.errors import InputError
+from raggedrt.export.numerics import DEFAULT_TOLERANCES
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET, export_model
 from raggedrt.export.verify import verify_export
+from raggedrt.export.widen import wide_file
 from raggedrt.models.contract import ModelSource
 from raggedrt.outputs import refuse_existing, staged
 from raggedrt.progress import step
-from raggedrt.sources import resolve_source
+from raggedrt.sources import resolve_source, wide_source
 from raggedrt.verification import make_tolerance
 
 if TYPE_CHECKING:
@@ -65,10 +67,12 @@ def export(
         step("exporting to ONNX (opset %d)", opset)
         export_model(resolved.model, opset=opset, output=path)
         step("verifying the export against PyTorch")
-        return verify_export(
-            resolved.model,
-            path,
-            pad_token_id=resolved.pad_token_id,
-            position_limit=resolved.position_limit,
-            tolerance=make_tolerance(atol, rtol, dtype),
-        )
+        with wide_file(path) as (runnable, wide):
+            tolerance = make_tolerance(atol, rtol, dtype)
+            return verify_export(
+                wide_source(resolved.model),
+                runnable,
+                pad_token_id=resolved.pad_token_id,
+                position_limit=resolved.position_limit,
+                tolerance=tolerance or DEFAULT_TOLERANCES["bfloat16"] if wide else tolerance,
+            )

@@ -43,7 +43,7 @@ def report_json(report: RewriteReport, verified: Verified) -> dict[str, Any]:
 def verification_record(verified: Verified) -> Verification:
     """The errors as the manifest states them."""
     return Verification(
-        verified_on="cpu",
+        verified_on=verified.device,
         atol=max((error.atol for error in verified.outputs), default=0.0),
         rtol=max((error.rtol for error in verified.outputs), default=0.0),
         cases=verified.cases,

@@ -17,8 +17,9 @@ from raggedrt.onnx_runner import onnx_file_runner
 from raggedrt.plugins.bundle.manifest import MANIFEST_NAME
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.io_roles import Role
+from raggedrt.plugins.runtime.ort import Providers
 from raggedrt.plugins.runtime.session import Session
-from raggedrt.sources import resolve_source
+from raggedrt.sources import resolve_source, wide_source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,10 @@ class RunnerOptions:
     allow_pickle: bool = False
     threads: int | None = None
     trust_bundle: bool = False
+    dtype: str = "fp32"
+    """Element type that PyTorch sources are read in."""
+    providers: Providers | None = None
+    """Execution providers of ONNX files; None: the CPU's."""
 
 
 def open_model(text: str, options: RunnerOptions) -> OpenModel:
@@ -66,6 +71,14 @@ def open_model(text: str, options: RunnerOptions) -> OpenModel:
     if path.suffix == ".onnx" and not path.is_dir():
         return _open_onnx(path, options)
     return _open_source(text, options)
+
+
+def bundle_dtype(*texts: str) -> str:
+    """The element type of the first bundle among SOURCEs, in which PyTorch sources are read beside it."""
+    for text in texts:
+        if (pathlib.Path(text) / MANIFEST_NAME).exists():
+            return open_bundle(text).manifest.dtype
+    return "fp32"
 
 
 def _open_bundle(text: str, options: RunnerOptions) -> OpenModel:
@@ -102,14 +115,20 @@ def _open_onnx(path: pathlib.Path, options: RunnerOptions) -> OpenModel:
     if {"cu_seqlens", "max_seqlen"} <= {value.name for value in file.model.graph.inputs}:
         raise InputError(f"{path}: takes packed tokens, whose meaning only a bundle records; compare the bundle")
     specs = graph_input_specs(file.model)
-    return OpenModel(f"ONNX file {path}", onnx_file_runner(path, options.threads), specs)
+    return OpenModel(f"ONNX file {path}", onnx_file_runner(path, options.threads, options.providers), specs)
 
 
 def _open_source(text: str, options: RunnerOptions) -> OpenModel:
-    resolved = resolve_source(text, task=options.task, revision=options.revision, allow_pickle=options.allow_pickle)
+    resolved = resolve_source(
+        text,
+        task=options.task,
+        revision=options.revision,
+        allow_pickle=options.allow_pickle,
+        dtype=options.dtype,
+    )
     if resolved.model is None:
         raise InputError(f"{text}: is no PyTorch source")
-    specs = input_specs(resolved.model)
+    source = wide_source(resolved.model)
     return OpenModel(
-        f"PyTorch {text}", eager_runner(resolved.model), specs, resolved.pad_token_id, resolved.position_limit
+        f"PyTorch {text}", eager_runner(source), input_specs(source), resolved.pad_token_id, resolved.position_limit
     )

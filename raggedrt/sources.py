@@ -10,11 +10,12 @@ from typing import Any
 import onnx_ir as ir
 
 from raggedrt.export.input_specs import graph_input_specs, input_specs
-from raggedrt.export.numerics import Case, Runner, Tolerance
+from raggedrt.export.numerics import DEFAULT_TOLERANCES, Case, Runner, Tolerance
 from raggedrt.export.padding_cases import InputSpec, padding_cases
 from raggedrt.export.torch_to_onnx import export_model
 from raggedrt.export.verify import eager_runner, verify_export
-from raggedrt.models.contract import ResolvedSource
+from raggedrt.export.widen import wide_file
+from raggedrt.models.contract import ModelSource, ResolvedSource
 from raggedrt.onnx_files import read_onnx
 from raggedrt.onnx_runner import onnx_file_runner
 from raggedrt.progress import step
@@ -30,7 +31,8 @@ class Original:
         model: its graph, for rewriting in place.
         specs: how values for its inputs are made.
         cases: feeds over every kind of padding.
-        reference: computes what is right: PyTorch where the source is PyTorch, else the ONNX file.
+        reference: computes what is right: PyTorch where the source is PyTorch, else (and for bfloat16, which runs in
+            float32) the ONNX file.
     """
 
     resolved: ResolvedSource
@@ -79,7 +81,26 @@ def original_onnx(
     exported = export_model(resolved.model, opset=opset, output=path)
     step("verifying the export against PyTorch")
     pad, limit = resolved.pad_token_id, resolved.position_limit
-    verify_export(resolved.model, path, tolerance=tolerance, pad_token_id=pad, position_limit=limit)
+    source = wide_source(resolved.model)
+    with wide_file(path) as (runnable, wide):
+        # The graph's constants are rounded too, such as the scale of attention; the module's were not.
+        loose = tolerance or DEFAULT_TOLERANCES["bfloat16"] if wide else tolerance
+        verify_export(source, runnable, tolerance=loose, pad_token_id=pad, position_limit=limit)
     specs = input_specs(resolved.model)
     cases = padding_cases(specs, pad_token_id=pad, position_limit=limit, long_length=resolved.model.long_length)
-    return Original(resolved, path, exported.model, specs, cases, eager_runner(resolved.model))
+    reference = onnx_file_runner(path) if wide else eager_runner(resolved.model)
+    return Original(resolved, path, exported.model, specs, cases, reference)
+
+
+def wide_source(source: ModelSource) -> ModelSource:
+    """A bfloat16 module in float32 with the same weights, as `wide_file` does for its graph; others as they are."""
+    import torch
+
+    from raggedrt.models.wrap import source_in_dtype
+
+    module = source.module
+    if not isinstance(module, torch.nn.Module):
+        return source
+    if all(tensor.dtype != torch.bfloat16 for tensor in module.state_dict().values()):
+        return source
+    return source_in_dtype(source, torch.float32)

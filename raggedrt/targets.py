@@ -20,7 +20,7 @@ class Target:
 
 TARGETS: tuple[Target, ...] = (
     Target("ort-cpu", "padded", "ONNX Runtime (pip install 'raggedrt[cpu]')", built=True),
-    Target("ort-cuda", "padded", "ONNX Runtime with CUDA and an NVIDIA GPU", built=False),
+    Target("ort-cuda", "padded", "ONNX Runtime with CUDA (pip install 'raggedrt[cuda]') and an NVIDIA GPU", built=True),
     Target("ort-trt", "padded", "ONNX Runtime with the TensorRT provider and an NVIDIA GPU", built=False),
     Target("tensorrt", "ragged", "TensorRT and an NVIDIA GPU", built=False),
     Target(

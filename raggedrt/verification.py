@@ -23,11 +23,15 @@ from raggedrt.export.numerics import (
     compare_results,
     runnable_cases,
 )
+from raggedrt.export.widen import wide_feeds, wide_file
 from raggedrt.plugins.bundle.model_facts import load_proto
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
 from raggedrt.plugins.contract.op_definition import DOMAIN
-from raggedrt.plugins.runtime.ort import find_library, ort_session
-from raggedrt.plugins.runtime.ort_errors import translated
+from raggedrt.plugins.runtime.cuda_device import cuda_state
+from raggedrt.plugins.runtime.ort import Providers, find_library, ort_session
+from raggedrt.plugins.runtime.ort_errors import import_onnxruntime, translated
+from raggedrt.plugins.runtime.ort_values import BFLOAT16_VALUE
+from raggedrt.plugins.runtime.session import TARGET_PROVIDERS
 from raggedrt.progress import step
 
 LOGGER = logging.getLogger("raggedrt")
@@ -43,6 +47,8 @@ class Verified:
     outputs: tuple[OutputError, ...]
     native: bool
     """Whether the op library was tried too."""
+    device: str = "cpu"
+    """Best device that it was compared on: `cpu` or the target's, as `cuda`."""
     reference: str = "the original model"
     """What it was compared with."""
 
@@ -71,8 +77,11 @@ def verify_rewrite(
     cases: Sequence[Case],
     reference: Runner,
     tolerance: Tolerance | None,
+    target: str = "ort-cpu",
 ) -> Verified:
     """Run the rewritten `model` over `cases`, with function bodies and, where it exists, with the op library.
+
+    The CPU runs it for every target, a bfloat16 model in float32; where the target's device is here, it runs it too.
 
     Args:
         model: the rewritten ONNX file.
@@ -81,6 +90,7 @@ def verify_rewrite(
         cases: what to feed; for ragged I/O those with right padding are used.
         reference: gives what is right; with ragged I/O it is asked for every sequence alone.
         tolerance: for floating-point outputs; None: by each output's type.
+        target: where the model will run.
 
     Raises:
         NumericsError: a value is outside the tolerance, or a padded slot of an unpacked output is not zero.
@@ -93,7 +103,50 @@ def verify_rewrite(
         results = graph_results(model, inputs, outputs, wanted, native=native)
         comparison = compare_results(results, tolerance=tolerance)
         comparisons.append(comparison.require(f"the rewritten model, {SERVED_BY[native]}, against the original"))
-    return Verified(comparisons[0].cases, worst_errors(comparisons), len(comparisons) > 1)
+    tried = len(comparisons) > 1
+    device = device_of(target)
+    if device != "cpu":
+        results = graph_results(model, inputs, outputs, wanted, native=True, providers=TARGET_PROVIDERS[target])
+        comparison = compare_wide(results, tolerance)
+        comparisons.append(comparison.require(f"the rewritten model, on {device}, against the original"))
+    return Verified(comparisons[0].cases, worst_errors(comparisons), tried, device)
+
+
+def compare_wide(results: Sequence[tuple[Case, Arrays, Arrays]], tolerance: Tolerance | None) -> Comparison:
+    """`compare_results` of bfloat16 outputs, as float32 arrays, with the tolerance of bfloat16."""
+    wide = [(case, wide_feeds(want), wide_feeds(got)) for case, want, got in results]
+    return compare_results(wide, tolerance=tolerance_of(results, tolerance))
+
+
+def tolerance_of(results: Sequence[tuple[Case, Arrays, Arrays]], given: Tolerance | None) -> Tolerance | None:
+    """The given tolerance, else that of bfloat16 where either side computes in it: widened arrays do not tell."""
+    pairs = ((want, got) for _, want, got in results)
+    narrow = any(array.dtype.name == "bfloat16" for pair in pairs for side in pair for array in side.values())
+    return DEFAULT_TOLERANCES["bfloat16"] if narrow and given is None else given
+
+
+def device_of(target: str) -> str:
+    """The device that verifies for `target` besides the CPU: `cuda`, or `cpu` where there is none, with a warning."""
+    if target != "ort-cuda":
+        return "cpu"
+    problem = cuda_problem()
+    if problem is None:
+        return "cuda"
+    LOGGER.warning(
+        "verified on the CPU only, for %s; run `raggedrt compare SOURCE BUNDLE` on the machine that will run it",
+        problem,
+    )
+    return "cpu"
+
+
+def cuda_problem() -> str | None:
+    """Why ONNX Runtime cannot run native kernels on a GPU here; None: it can."""
+    problem = cuda_state().problem
+    if problem is None and TARGET_PROVIDERS["ort-cuda"][0] not in import_onnxruntime().get_available_providers():
+        problem = "ONNX Runtime has no CUDA provider (pip install 'raggedrt[cuda]' in its place)"
+    if problem is None and find_library("auto") is None:
+        problem = "no op library was found (raggedrt doctor --build-ops)"
+    return problem
 
 
 def each_alone(case: Case, reference: Runner, outputs: Sequence[TensorRole]) -> Arrays:
@@ -150,15 +203,21 @@ def graph_results(
     wanted: Sequence[tuple[Case, Arrays]],
     *,
     native: bool,
+    providers: Providers | None = None,
 ) -> list[tuple[Case, Arrays, Arrays]]:
-    """What the rewritten graph gives, as padded arrays, beside what is wanted.
+    """What the rewritten graph gives, as padded arrays, beside what is wanted; `providers` None: the CPU's.
 
     Raises:
         NumericsError: a padded slot of an unpacked output is not zero.
     """
     step("verifying over %d kinds of padding, %s", len(wanted), SERVED_BY[native])
     unpacked = _unpacked_outputs(model)
-    call = _graph_call(ort_session(model, native=native), inputs, outputs, ragged=_takes_packed(inputs))
+    if providers is None:
+        with wide_file(model) as (runnable, _):
+            session = ort_session(runnable, native=native)
+    else:
+        session = ort_session(model, native=native, providers=providers)
+    call = _graph_call(session, inputs, outputs, ragged=_takes_packed(inputs))
     return [(case, want, _check_padded_slots(call(case), case, unpacked)) for case, want in wanted]
 
 
@@ -194,6 +253,8 @@ def _graph_call(
 
 
 def _run(session: Any, names: list[str], feeds: Arrays) -> Any:
+    types = {value.name: value.type for value in session.get_inputs()}
+    feeds = {n: wide_feeds({n: array})[n] if types[n] != BFLOAT16_VALUE else array for n, array in feeds.items()}
     with translated("the rewritten model failed in verification", {}, "This is a fault of RaggedRT, please report it."):
         return session.run(names, feeds)
 

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "raggedrt.models": (),
     "raggedrt.export": ("raggedrt.models.contract",),
     "raggedrt.graph_passes": (
+        "raggedrt.export.widen",
         "raggedrt.plugins.contract.*",
         "raggedrt.plugins.layout.*",
         "raggedrt.plugins.ops.*.definition",

@@ -1,4 +1,7 @@
-"""Fusions for ONNX Runtime's CPU provider, in order: the packed graph gets what the padded one would get."""
+"""Fusions for ONNX Runtime, in order: the packed graph gets what the padded one would get.
+
+ONNX Runtime makes the same ones by itself for half precision on a GPU, where it can choose how they are computed.
+"""
 
 from __future__ import annotations
 
@@ -35,5 +38,5 @@ def leave(model: ir.Model) -> dict[str, int]:
     return {}
 
 
-FUSIONS: dict[str, Callable[[ir.Model], dict[str, int]]] = {"ort-cpu": fuse, "tensorrt-rtx": leave}
+FUSIONS: dict[str, Callable[[ir.Model], dict[str, int]]] = {"ort-cpu": fuse, "ort-cuda": fuse, "tensorrt-rtx": leave}
 """By target."""

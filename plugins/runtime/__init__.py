@@ -1,1 +1,1 @@
-"""TODO."""
+"""Sessions: the op library found, checked and registered, feeds checked, layouts exchanged."""

@@ -12,6 +12,7 @@ import numpy as np
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.reader import Bundle, open_bundle
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
+from raggedrt.plugins.runtime.cuda_device import require_cuda_device
 from raggedrt.plugins.runtime.feeds import (
     CU_SEQLENS,
     Array,
@@ -41,10 +42,11 @@ from raggedrt.plugins.runtime.signature import make_signature, numpy_dtype
 if TYPE_CHECKING:
     import onnxruntime
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
 TARGET_PROVIDERS: dict[str, tuple[str, ...]] = {
     "ort-cpu": ("CPUExecutionProvider",),
-    "ort-cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "ort-trt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    "ort-cuda": (CUDA_PROVIDER, "CPUExecutionProvider"),
+    "ort-trt": ("TensorrtExecutionProvider", CUDA_PROVIDER, "CPUExecutionProvider"),
 }
 
 
@@ -70,7 +72,8 @@ class Session:
 
     Raises:
         InputError: the bundle fails verification, or its model is invalid.
-        TargetError: ONNX Runtime, a provider or (with `native=True`) the op library is missing, or too old.
+        TargetError: ONNX Runtime, a provider, the target's device or (with `native=True`) the op library is missing,
+            or too old.
     """
 
     def __init__(
@@ -89,8 +92,9 @@ class Session:
         if verify and not bundle.verified:
             bundle = open_bundle(bundle.path, verify=True)
         manifest = bundle.manifest
-        if manifest.target not in TARGET_PROVIDERS:
-            raise TargetError(f"{bundle.path} was built for {manifest.target!r}, which no Session serves yet.")
+        if providers is None:
+            require_target(bundle)
+            providers = TARGET_PROVIDERS[manifest.target]
         self.bundle = bundle
         self.inputs: tuple[TensorRole, ...] = tuple(record.tensor_role for record in manifest.inputs)
         self.outputs: tuple[TensorRole, ...] = tuple(record.tensor_role for record in manifest.outputs)
@@ -103,7 +107,7 @@ class Session:
             ModelInput(os.fspath(bundle.model_path), None, bundle.facts, str(bundle.model_path)),
             library,
             warn_bodies=native == "auto",
-            providers=TARGET_PROVIDERS[manifest.target] if providers is None else providers,
+            providers=providers,
             provider_options=provider_options,
             session_options=session_options,
             threads=threads,
@@ -189,6 +193,19 @@ class Session:
             else:
                 values = self.ort.run(self._output_names, arrays)
         return dict(zip(self._output_names, values, strict=True))
+
+
+def require_target(bundle: Bundle) -> None:
+    """Check that the bundle's target can be served on this machine.
+
+    Raises:
+        TargetError: no session serves the target, or its device is missing.
+    """
+    target = bundle.manifest.target
+    if target not in TARGET_PROVIDERS:
+        raise TargetError(f"{bundle.path} was built for {target!r}, which no Session serves yet.")
+    if CUDA_PROVIDER in TARGET_PROVIDERS[target]:
+        require_cuda_device(f"{bundle.path} (target {target})")
 
 
 def _choose_library(bundle: Bundle, native: Native, trust_bundle: bool) -> pathlib.Path | None:
