@@ -22,7 +22,7 @@ from raggedrt.errors import TargetError
 from raggedrt.plugins.native.build import COMPILE_TIMEOUT_SECONDS, SOURCE_FOLDER, find_compiler
 from raggedrt.plugins.native.cache import cache_folder
 
-__all__ = ["KernelVariant", "build", "build_runtime"]
+__all__ = ["KernelVariant", "build", "build_runtime", "poisons_registers"]
 
 KERNELS = "cuda/kernels"
 RUNTIME = "cuda/emulator"
@@ -33,7 +33,7 @@ COMMON_FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-
 RUNTIME_FLAGS = ("-O3", "-fno-math-errno")
 # Line tables name the place of an error. Casts of registers that a GPU compiler takes are taken here, too.
 KERNEL_FLAGS = ("-g1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wno-unknown-pragmas")
-POISON_FLAG = "-ftrivial-auto-var-init=pattern"  # registers that nobody wrote; GCC 12, Clang 8
+POISON_FLAG = "-ftrivial-auto-var-init=pattern"
 LINK_FLAGS = ("-shared", "-Wl,-z,defs")
 JOBS = 2
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
@@ -98,6 +98,14 @@ def build_runtime() -> pathlib.Path:
     return library
 
 
+def poisons_registers() -> bool:
+    """Whether local arrays that a kernel does not initialise hold a pattern: GCC 12 and Clang 8 can do that."""
+    try:
+        return _accepts(find_compiler(), POISON_FLAG)
+    except TargetError:
+        return False
+
+
 def _kernel_object(variant: KernelVariant, folders: Sequence[pathlib.Path]) -> pathlib.Path:
     source = next(
         (path for folder in folders if (path := folder / KERNELS / variant.source).is_file()),
@@ -106,7 +114,7 @@ def _kernel_object(variant: KernelVariant, folders: Sequence[pathlib.Path]) -> p
     if not source.is_file():
         raise TargetError(f"there is no kernel source {variant.source!r} below {SOURCE_FOLDER / KERNELS}")
     definitions = [f"-D{name}={value}" for name, value in sorted(variant.macros.items())]
-    extra = (*KERNEL_FLAGS, *((POISON_FLAG,) if _accepts(find_compiler(), POISON_FLAG) else ()))
+    extra = (*KERNEL_FLAGS, *((POISON_FLAG,) if poisons_registers() else ()))
     contents = _contents([source], folders)
     digest = _digest(repr((COMMON_FLAGS, extra, definitions, variant.entry)), find_compiler(), *contents)
     target = cache_folder() / "emulated" / "objects" / f"{digest}.o"

@@ -139,6 +139,7 @@ class Kernels:
         seed: int = 0,
         profile: bool = False,
         skip: tuple[str, int] | None = None,
+        seconds: float = 60.0,
     ) -> dict[str, int]:
         """Runs a grid; the counters by name.
 
@@ -149,6 +150,7 @@ class Kernels:
             seed: of the schedule; 0 is the plain order.
             profile: also count bank conflicts and memory sectors of plain accesses.
             skip: file (end of its path) and line of a barrier, fence, commit or wait to leave out.
+            seconds: how long an endless loop may take.
 
         Raises:
             EmulationError: the kernel broke a rule.
@@ -165,7 +167,7 @@ class Kernels:
             block_threads=grid.threads,
             shared_bytes=grid.shared_bytes,
             seed=seed,
-            seconds=60.0,
+            seconds=seconds,
             profile=profile,
             skipped_line=line,
             skipped_file=file.encode(),

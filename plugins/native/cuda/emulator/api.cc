@@ -121,3 +121,8 @@ size_t raggedrt_emulator_unwritten(const void* begin, size_t bytes) {
   const Region* const region = global_memory.find(address, bytes);
   return region == nullptr ? SIZE_MAX : count_unwritten(*region, address, bytes);
 }
+
+void raggedrt_emulated_debug_check(int condition, const char* what) {
+  Lane& lane = RAGGEDRT_BEGIN();
+  if (condition == 0) fail(lane, what);
+}

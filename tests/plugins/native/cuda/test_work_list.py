@@ -1,0 +1,236 @@
+"""The work list's kernel in the emulator: every query in one item per split, the costliest items first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from helpers.data_kernels import Array, Emulated, MaskTerms, TileList, WorkListParams, fields, variant_of
+from helpers.emulator import Grid
+from raggedrt.plugins.layout.build import from_mask
+from raggedrt.plugins.ops.ragged_attention.cases import random_tiles
+
+pytestmark = pytest.mark.emulated
+
+HEADER, ROWS, KEY_TILE, CLASSES, THREADS = 4, 64, 64, 64, 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Lengths and masks of a call."""
+
+    queries: Sequence[int]
+    keys: Sequence[int] = ()
+    """Empty: those of the queries."""
+    causal: bool = False
+    window: tuple[int, int] = (-1, -1)
+    global_tokens: tuple[int, ...] = ()
+    block_size: int = 0
+    groups: int = 1
+    own_tiles: bool = False
+    """Each sequence has tiles of its own."""
+    positions: str = ""
+    """left, holes, shuffled or outside; empty: none."""
+    tail: int = 0
+    """Query rows past the last sequence."""
+    splits: int = 1
+
+    @property
+    def key_lengths(self) -> Sequence[int]:
+        return self.keys or self.queries
+
+    def positions_q(self, rng: np.random.Generator) -> Array | None:
+        made = {
+            "left": lambda length: np.arange(length) + rng.integers(0, 70),
+            "holes": lambda length: np.sort(rng.permutation(2 * length)[:length]),
+            "shuffled": lambda length: rng.permutation(length),
+            "outside": lambda length: np.arange(length) * 3 - 5,
+        }
+        if not self.positions:
+            return None
+        parts = [made[self.positions](length) for length in self.queries]
+        return np.concatenate([*parts, np.zeros(self.tail, np.int64)]).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A work list and what it was made of."""
+
+    call: Lengths
+    items: Array
+    positions: Array | None
+    tiles: dict[str, Array]
+
+
+def most_items(call: Lengths) -> int:
+    """`work_items` of data_params.h."""
+    total, sequences, size = sum(call.queries) + call.tail, len(call.queries), call.block_size
+    if not size:
+        return total // ROWS + sequences
+    per_row = -(-size // ROWS)
+    return total if call.positions else min(total, total // size * per_row + 2 * per_row * sequences)
+
+
+def write_list(call: Lengths, *, blocks: int, lanes: int, seed: int, capacity: int | None = None) -> Made:
+    rng = np.random.default_rng([seed, len(call.queries)])
+    emulated = Emulated(seed)
+    positions = emulated.input("positions_q", call.positions_q(rng))
+    tiles: dict[str, Array] = {}
+    if call.block_size:
+        longest = max([*call.queries, *call.key_lengths, 1])
+        shape = (len(call.queries) if call.own_tiles else 1, call.groups, longest, longest)
+        tiles = from_mask(random_tiles(rng, shape), call.block_size).tensors()
+    ptr = emulated.input("tile_ptr", tiles.get("tile_ptr"))
+    places = most_items(call) * call.splits if capacity is None else capacity
+    made = emulated.output("work_list", HEADER + 4 * places, np.int32)
+    mask = fields(
+        MaskTerms,
+        window_left=call.window[0],
+        window_right=call.window[1],
+        dilation=1,
+        global_count=len(call.global_tokens),
+        global_tokens=call.global_tokens,
+    )
+    listed = {} if ptr is None else {"sequences": len(ptr), "groups": call.groups, "rows": ptr.shape[2] - 1}
+    params = fields(
+        WorkListParams,
+        cu_seqlens_q=emulated.input("cu_seqlens_q", np.cumsum([0, *call.queries]), np.int32),
+        cu_seqlens_k=emulated.input("cu_seqlens_k", np.cumsum([0, *call.key_lengths]), np.int32),
+        positions_q=positions,
+        sequences=len(call.queries),
+        total_q=sum(call.queries) + call.tail,
+        total_k=sum(call.key_lengths),
+        causal=int(call.causal),
+        mask=mask,
+        tiles=fields(TileList, ptr=ptr, block_size=call.block_size, **listed),
+        splits=call.splits,
+        most_tiles=max(1, -(-max([0, *call.key_lengths]) // KEY_TILE)),
+        lanes=max(32, lanes) if call.block_size and call.positions else lanes,
+        capacity=places,
+        work_list=made,
+    )
+    emulated.run((variant_of("work_list"), params, Grid(blocks, threads=THREADS, shared_bytes=3 * CLASSES * 4)))
+    assert (made[1:HEADER] == 0).all()
+    items = made[HEADER : HEADER + 4 * int(made[0])].reshape(-1, 4)
+    return Made(call, items, positions, tiles)
+
+
+def check(call: Lengths, *, blocks: int = 2, lanes: int = 4, seed: int = 0) -> None:
+    made = write_list(call, blocks=blocks, lanes=lanes, seed=seed)
+    check_cover(made)
+    check_tile_rows(made)
+    costs = list(item_classes(made))
+    assert costs == sorted(costs)
+
+
+def check_cover(made: Made) -> None:
+    """Every query of every sequence is in one item per split, and nothing else is in any."""
+    offsets = np.cumsum([0, *made.call.queries])
+    seen = np.zeros((made.call.splits, offsets[-1]), int)
+    for sequence, first, rows, split in made.items.tolist():
+        assert 1 <= rows <= ROWS
+        assert 0 <= first <= first + rows <= made.call.queries[sequence]
+        seen[split, offsets[sequence] + first : offsets[sequence] + first + rows] += 1
+    assert (seen == 1).all()
+
+
+def places_of(made: Made, sequence: int, first: int, rows: int) -> Array:
+    """Positions of an item's queries, as masks compare them."""
+    call = made.call
+    if made.positions is not None:
+        start = sum(call.queries[:sequence]) + first
+        return made.positions[start : start + rows].astype(np.int64)
+    shift = call.key_lengths[sequence] - call.queries[sequence] if call.causal else 0
+    return np.arange(first, first + rows) + shift
+
+
+def check_tile_rows(made: Made) -> None:
+    """With a tile list an item's queries lie in one tile row."""
+    if made.call.block_size:
+        for sequence, first, rows, _ in made.items.tolist():
+            assert len(set(places_of(made, sequence, first, rows) // made.call.block_size)) == 1
+
+
+def item_classes(made: Made) -> Iterator[int]:
+    """The class of cost of each item, 0 for the costliest, from the mask itself."""
+    most = max(1, -(-max([0, *made.call.key_lengths]) // KEY_TILE))
+    for sequence, first, rows, _ in made.items.tolist():
+        cost = min(most, tiles_of(made, sequence, places_of(made, sequence, first, rows)))
+        yield CLASSES - 1 - -(-cost * (CLASSES - 1) // most)
+
+
+def tiles_of(made: Made, sequence: int, places: Array) -> int:
+    call = made.call
+    keys = call.key_lengths[sequence]
+    first, last = int(places[0]), int(places[0]) + len(places) - 1  # closed forms take places to follow each other
+    low, high, extra = 0, keys - 1, 0
+    if max(call.window) >= 0 and not any(first <= token <= last for token in call.global_tokens):
+        low = max(0, first - call.window[0]) if call.window[0] >= 0 else 0
+        high = min(high, last + call.window[1]) if call.window[1] >= 0 else high
+        extra = len(call.global_tokens)
+    high = min(high, last) if call.causal else high
+    count = min(-(-keys // KEY_TILE), (high // KEY_TILE - low // KEY_TILE + 1 if high >= low else 0) + extra)
+    return min(count, listed_of(made, sequence, first)) if call.block_size else count
+
+
+def listed_of(made: Made, sequence: int, place: int) -> int:
+    ptr, size = made.tiles["tile_ptr"], made.call.block_size
+    row = place // size
+    if not 0 <= row < ptr.shape[2] - 1:
+        return 0
+    plane = ptr[sequence % len(ptr)]
+    keys = int((plane[:, row + 1] - plane[:, row]).sum()) * size // len(plane)
+    return -(-keys // KEY_TILE)
+
+
+MIXED = (300, 0, 65, 64, 1, 129, 0, 63, 200, 7, 128)
+CALLS = {
+    "dense": Lengths(MIXED),
+    "dense_short": Lengths(tuple(range(40))),
+    "causal": Lengths(MIXED, causal=True),
+    "cross": Lengths((3, 0, 200, 64), keys=(0, 9, 100, 640)),
+    "cross_causal": Lengths((3, 0, 200, 64), keys=(0, 9, 100, 640), causal=True),
+    "window": Lengths((1000, 90), window=(100, 30)),
+    "window_left_only": Lengths((500, 90), window=(100, -1)),
+    "window_global": Lengths((1000, 90), window=(64, 64), global_tokens=(0, 500)),
+    "window_causal": Lengths((1000, 90), window=(64, -1), causal=True),
+    "widest_window": Lengths((200,), window=(2**31 - 1, 2**31 - 1)),
+    "splits": Lengths((1, 70, 0, 5), keys=(4000, 300, 20, 0), splits=7),
+    "tail": Lengths(MIXED, tail=200),
+    "no_sequence": Lengths(()),
+    "no_query": Lengths((0, 0, 0)),
+    "tiles_8": Lengths((45, 8, 0, 1, 70), block_size=8),
+    "tiles_24": Lengths((45, 130, 24), block_size=24, groups=2),
+    "tiles_64": Lengths((300, 64, 63, 65), block_size=64, own_tiles=True),
+    "tiles_96": Lengths((300, 96, 95, 193), block_size=96),
+    "tiles_128_causal_cross": Lengths((300, 5, 40), keys=(200, 400, 40), block_size=128, causal=True),
+    **{
+        f"tiles_{positions}": Lengths((300, 0, 64, 1, 33), block_size=32, positions=positions, causal=True)
+        for positions in ("left", "holes", "shuffled", "outside")
+    },
+    "tiles_long_rows": Lengths((700, 513, 20), block_size=1024, positions="left"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(("blocks", "lanes"), [(1, 1), (3, 4), (2, 64)])
+def test_every_query_once_and_costly_items_first(name: str, blocks: int, lanes: int) -> None:
+    check(CALLS[name], blocks=blocks, lanes=lanes, seed=blocks - 1)
+
+
+def test_many_sequences() -> None:
+    rng = np.random.default_rng(1)
+    check(Lengths(tuple(rng.integers(0, 200, 1500).tolist())), blocks=4, lanes=2, seed=3)
+
+
+def test_one_long_sequence() -> None:
+    check(Lengths((20000,), causal=True), blocks=2, lanes=512)
+
+
+def test_lengths_that_do_not_fit_stay_inside_the_list() -> None:
+    """cu_seqlens cannot be refused on a GPU: nothing is written past the list, whatever they say."""
+    made = write_list(Lengths((40, 40, 40)), blocks=2, lanes=1, seed=0, capacity=2)
+    assert len(made.items) == 2
