@@ -23,7 +23,9 @@ class AllTiles {
   }
   // Tiles that are full of keys, and the keys of the one that follows them.
   RAGGEDRT_DEVICE int whole() const { return maximum(0, minimum(range_.last, item_.keys / kKeys) - range_.first); }
-  RAGGEDRT_DEVICE int rest() const { return range_.last > item_.keys / kKeys ? item_.keys % kKeys : 0; }
+  RAGGEDRT_DEVICE int rest() const {
+    return range_.first < range_.last && range_.last > item_.keys / kKeys ? item_.keys % kKeys : 0;
+  }
 
  private:
   const AttentionParams& params_;
