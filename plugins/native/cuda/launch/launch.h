@@ -57,6 +57,8 @@ class Device {
   friend class Launcher;
   struct Kernels;
 
+  Status open(const struct Driver& driver, int handle);
+
   int ordinal_ = 0;
   std::string name_;
   DeviceLimits limits_;
@@ -102,17 +104,18 @@ Status launch(const Device& device, const UnpackTokensCall& call, void* workspac
 
 // ---- Attention -----------------------------------------------------------------------------------------------------
 
-// AttentionPlan: the work of one attention, sorted, for all layers with the same lengths and mask.
+// AttentionPlan: the work of one attention, sorted, and what is known of its keys' positions, for all layers with the
+// same lengths and mask.
 struct AttentionPlanCall {
   AttentionProblem problem;  // as for attention; tensors of queries, keys, values, outputs and biases are not read
   int64_t max_seqlen_q = 0;  // no sequence is longer
   int64_t max_seqlen_k = 0;
-  int32_t* work_list = nullptr;  // device, int32 [work_list_size(call)]
+  int32_t* work_list = nullptr;  // device, int32 [work_list_size(problem)], aligned to 16 bytes
 };
 
-// Number of int32 in the work list of sequences with this many query tokens in all, so that its tensor can be made
-// before the lengths are known. `block_size` is that of the tile list, 0 without; `positions`: queries have positions.
-int64_t work_list_size(int64_t sequences, int64_t total_q, int64_t block_size, bool positions);
+// Number of int32 in the work list of a problem. It depends on sequences, total_q, total_k, on whether there are
+// positions_q and positions_k, and on tiles.block_size, so the tensor can be made before the lengths are known.
+int64_t work_list_size(const AttentionProblem& problem);
 
 Status check(const AttentionPlanCall& call);
 Status workspace_bytes(const Device& device, const AttentionPlanCall& call, size_t& bytes);

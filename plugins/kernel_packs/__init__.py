@@ -1,0 +1,1 @@
+"""Device kernels as packs: which variants there are, how they are compiled, the files that carry them."""
