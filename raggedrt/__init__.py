@@ -13,6 +13,7 @@ import raggedrt.export as _export_package
 
 if TYPE_CHECKING:
     from raggedrt.benchmarking import bench
+    from raggedrt.building import build
     from raggedrt.comparing import compare
     from raggedrt.converting import convert
     from raggedrt.diagnosing import doctor
@@ -39,6 +40,7 @@ __all__ = [
     "TargetError",
     "__version__",
     "bench",
+    "build",
     "compare",
     "convert",
     "doctor",
@@ -61,6 +63,7 @@ _HOME = {
     "TargetError": "raggedrt.errors",
     "__version__": "raggedrt.version",
     "bench": "raggedrt.benchmarking",
+    "build": "raggedrt.building",
     "compare": "raggedrt.comparing",
     "convert": "raggedrt.converting",
     "doctor": "raggedrt.diagnosing",

@@ -13,22 +13,16 @@ def share_dims(graph: ir.Graph) -> int:
         for axis, dim in enumerate(value.shape or ()):
             if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
                 owners.setdefault(dim.value, (value, axis))
-    shared: dict[str | int, ir.Value] = {}
-    first = graph[0] if len(graph) else None
-    changed = 0
-    for node in list(graph):
-        dim = _single_dim(node)
-        if dim is None or first is None or not (isinstance(dim, int) or dim in owners):
-            continue
-        if dim not in shared:
-            made = _constant(dim) if isinstance(dim, int) else _shape(*owners[dim])
-            made.outputs[0].name = f"dim_{dim}"
-            graph.insert_before(first, made)
-            shared[dim] = made.outputs[0]
-        ir.convenience.replace_all_uses_with(node.outputs[0], shared[dim])
+    reads = {node: dim for node in graph if (dim := _single_dim(node)) is not None}
+    found = {node: dim for node, dim in reads.items() if isinstance(dim, int) or dim in owners}
+    shared = {dim: _constant(dim) if isinstance(dim, int) else _shape(*owners[dim]) for dim in found.values()}
+    for dim, made in shared.items():
+        made.outputs[0].name = f"dim_{dim}"
+        graph.insert_before(graph[0], made)
+    for node, dim in found.items():
+        ir.convenience.replace_all_uses_with(node.outputs[0], shared[dim].outputs[0])
         graph.remove(node, safe=True)
-        changed += 1
-    return changed
+    return len(found)
 
 
 def _single_dim(node: ir.Node) -> int | str | None:

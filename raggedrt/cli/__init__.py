@@ -21,6 +21,7 @@ EXTRAS = {
     "huggingface_hub": "hf",
     "onnxruntime": "cpu",
     "PIL": "draw",
+    "polygraphy": "tensorrt-rtx",
 }
 """The extra of the distribution that installs an optional module."""
 

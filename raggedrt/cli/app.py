@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from raggedrt.cli.bench import bench
+from raggedrt.cli.build import build
 from raggedrt.cli.compare import compare
 from raggedrt.cli.console import start_logging
 from raggedrt.cli.convert import convert
@@ -17,7 +18,7 @@ from raggedrt.cli.list_ import list_
 from raggedrt.cli.rewrite import rewrite
 from raggedrt.cli.run import run
 
-VERBS = (convert, export, rewrite, inspect, run, compare, bench, doctor)
+VERBS = (convert, export, rewrite, inspect, build, run, compare, bench, doctor)
 
 app = typer.Typer(
     name="raggedrt",

@@ -21,7 +21,15 @@ def convert(
     dtype: options.Dtype = "fp32",
     features: options.Features = "auto",
     opset: options.Opset = 20,
+    min_shapes: options.MinShapes = None,
     opt_shapes: options.OptShapes = None,
+    max_shapes: options.MaxShapes = None,
+    profiles: options.Profiles = None,
+    lengths: options.EngineLengths = None,
+    batch_sizes: options.BatchSizes = None,
+    buckets: options.Buckets = None,
+    compute_capability: options.ComputeCapability = None,
+    timing_cache: options.TimingCache = None,
     sparsity: options.Sparsity = None,
     plan: options.Plan = None,
     accept_approximation: options.AcceptApproximation = False,
@@ -45,7 +53,15 @@ def convert(
         dtype=dtype,
         features=features,
         opset=opset,
+        min_shapes=min_shapes,
         opt_shapes=opt_shapes,
+        max_shapes=max_shapes,
+        profiles=profiles,
+        lengths=lengths,
+        batch_sizes=batch_sizes,
+        buckets=buckets,
+        compute_capability=compute_capability,
+        timing_cache=timing_cache,
         sparsity=sparsity,
         plan=plan,
         accept_approximation=accept_approximation,
@@ -61,5 +77,10 @@ def convert(
         from raggedrt.summaries import bundle_text, report_summary
 
         print_text(report_summary(bundle.report))
-        print_text("\n" + bundle_text(bundle.manifest.model_dump(mode="json", exclude={"files"})))
+        manifest = bundle.manifest.model_dump(mode="json", exclude={"files"})
+        print_text("\n" + bundle_text(manifest))
+        for record in manifest["engines"]:
+            from raggedrt.engine_text import engine_text
+
+            print_text("\n" + engine_text(record, bundle.report.get("engine")))
         print_text(f"\nwrote {bundle.path}")

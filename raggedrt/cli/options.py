@@ -29,6 +29,28 @@ Opset = Annotated[int, typer.Option(help="ONNX opset to export")]
 OptShapes = Annotated[
     str | None, typer.Option(help="typical shapes, NAME:1x128,…; densities are stated for them", show_default=False)
 ]
+MinShapes = Annotated[str | None, typer.Option(help="least shapes of an engine, NAME:1x16,…", show_default=False)]
+MaxShapes = Annotated[str | None, typer.Option(help="greatest shapes of an engine, NAME:32x512,…", show_default=False)]
+Profiles = Annotated[
+    pathlib.Path | None,
+    typer.Option(metavar="FILE", help="YAML with several profiles of an engine, instead of shapes", show_default=False),
+]
+EngineLengths = Annotated[
+    str | None,
+    typer.Option(help="lengths an engine is for, instead: uniform(16,512), 12,40,128 or a file", show_default=False),
+]
+BatchSizes = Annotated[str | None, typer.Option(help="sequences per call an engine is for: 1,8,32", show_default=False)]
+Buckets = Annotated[
+    int | None, typer.Option(min=1, help="profiles to make from lengths  [default: 3]", show_default=False)
+]
+ComputeCapability = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="GPUs an engine is for  [default: here's, or 80,86,89,120]", show_default=False),
+]
+TimingCache = Annotated[
+    pathlib.Path | None,
+    typer.Option(metavar="FILE", help="where an engine's builder keeps measurements", show_default=False),
+]
 Sparsity = Annotated[
     str | None,
     typer.Option(

@@ -1,0 +1,55 @@
+"""Engines as text for people, from the JSON form of their records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raggedrt.tables import format_table
+
+
+def engine_text(record: Mapping[str, Any], report: Mapping[str, Any] | None) -> str:
+    """What an engine was built for and, where it is known, what building it took."""
+    capabilities = ", ".join(map(str, record["compute_capabilities"]))
+    parts = [
+        f"engine {record['file']}: {record['builder']} {record['builder_version']}, compute capability {capabilities}",
+        profiles_text(record["profiles"]),
+    ]
+    if report is not None:
+        parts += [building_text(report["facts"]), linear_text(report["linear_layers"])]
+    elif record["device_memory_bytes"] is not None:
+        parts.append(f"activations on the device at the greatest shapes: {_size(record['device_memory_bytes'])}")
+    return "\n".join(part for part in parts if part)
+
+
+def profiles_text(profiles: Sequence[Mapping[str, Any]]) -> str:
+    """One line per profile and input: least, best and greatest shape."""
+    bounds = ("minimum", "optimum", "maximum")
+    rows = [
+        (number if first else "", name, *("x".join(map(str, profile[bound][name])) for bound in bounds))
+        for number, profile in enumerate(profiles)
+        for first, name in zip([True, *[False] * len(profile["minimum"])], profile["minimum"], strict=False)
+    ]
+    return format_table(("profile", "input", "least", "best", "greatest"), rows)
+
+
+def building_text(facts: Mapping[str, Any]) -> str:
+    """Time and memory of a build."""
+    device = facts["device_memory_bytes"]
+    layers = "of the engine" if facts["inspected"] else "of the network (the engine itself is inspected on a GPU only)"
+    return (
+        f"built in {facts['build_seconds']:.1f} s ({facts['cpu_seconds']:.1f} s of CPU time), parsed in "
+        f"{facts['parse_seconds']:.1f} s; at most {_size(facts['peak_memory_bytes'])} of memory; engine of "
+        f"{_size(facts['plan_bytes'])}"
+        + ("" if device is None else f", activations of {_size(device)} on the device at the greatest shapes")
+        + f"; the layers written are those {layers}"
+    )
+
+
+def linear_text(rows: Mapping[str, int]) -> str:
+    """Along what the rows of linear layers run."""
+    return ", ".join(f"{count} linear layers over {name}" for name, count in rows.items())
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"
