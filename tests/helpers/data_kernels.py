@@ -10,10 +10,11 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from helpers.device_attention import MaskTerms, TileList
 from helpers.emulator import Grid, Kernels, Memory, Variant, aligned, registered
 
 DATA_THREADS, SCAN_THREADS = 256, 1024
-MAX_KEEP_SLOTS, MAX_GLOBAL_TOKENS, MAX_RULES = 64, 128, 32
+MAX_KEEP_SLOTS, MAX_RULES = 64, 32
 _INT, _POINTER = ctypes.c_int, ctypes.c_void_p
 Array = npt.NDArray[np.generic]
 Fields = Mapping[str, object]
@@ -46,20 +47,6 @@ class FillParams(ctypes.Structure):
 
 class CastParams(ctypes.Structure):
     _fields_ = (("source", _POINTER), ("target", _POINTER), ("count", ctypes.c_longlong))
-
-
-class MaskTerms(ctypes.Structure):
-    _fields_ = (
-        *((name, _INT) for name in ("window_left", "window_right", "dilation", "global_count")),
-        ("global_tokens", _INT * MAX_GLOBAL_TOKENS),
-    )
-
-
-class TileList(ctypes.Structure):
-    _fields_ = (
-        *((name, _POINTER) for name in ("ptr", "col", "tag", "bits", "head_group")),
-        *((name, _INT) for name in ("sequences", "groups", "rows", "entries", "bitmaps", "block_size")),
-    )
 
 
 class WorkListParams(ctypes.Structure):

@@ -119,7 +119,7 @@ def work_items(inputs: Mapping[str, Array], attributes: Attributes, rows: int) -
     return items
 
 
-class _Memory:
+class KernelMemory:
     """Arrays of one call at addresses that the emulator knows."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ def run_attention(
     lse: bool = True,
 ) -> Run:  # fmt: skip
     """Attention by one variant, as the launcher would launch it."""
-    memory = _Memory()
+    memory = KernelMemory()
     params = attention_params(memory, inputs, attributes, lse=lse)
     items = work_items(inputs, attributes, variant.query_rows)
     np.random.default_rng(how.seed).shuffle(items)
@@ -187,7 +187,7 @@ def merge(parts: Array, lse: Array, inputs: Mapping[str, Array]) -> tuple[Array,
     return merged, np.where(seen, top + np.log(total), -np.inf).astype(np.float32)
 
 
-def _describe(memory: _Memory, params: AttentionParams) -> DescribeKeysParams:
+def _describe(memory: KernelMemory, params: AttentionParams) -> DescribeKeysParams:
     params.key_summaries = memory.make("key_summaries", (params.total_k // KEY_TILE + params.sequences, 4), np.int32)
     params.key_base = memory.make("key_base", (params.sequences,), np.int32)
     return DescribeKeysParams(
@@ -196,7 +196,7 @@ def _describe(memory: _Memory, params: AttentionParams) -> DescribeKeysParams:
 
 
 def attention_params(
-    memory: _Memory, inputs: Mapping[str, Array], attributes: Attributes, *, lse: bool
+    memory: KernelMemory, inputs: Mapping[str, Array], attributes: Attributes, *, lse: bool
 ) -> AttentionParams:
     """The kernel's argument, without work list."""
     heads = int(attributes["num_heads"])
@@ -225,7 +225,7 @@ def attention_params(
     return params
 
 
-def _tile_list(memory: _Memory, inputs: Mapping[str, Array], block_size: int) -> TileList:
+def _tile_list(memory: KernelMemory, inputs: Mapping[str, Array], block_size: int) -> TileList:
     if "tile_ptr" not in inputs:
         return TileList()
     ptr = inputs["tile_ptr"]
@@ -240,7 +240,7 @@ def _tile_list(memory: _Memory, inputs: Mapping[str, Array], block_size: int) ->
     return tiles
 
 
-def _score_terms(memory: _Memory, inputs: Mapping[str, Array], softcap: float) -> ScoreTerms:
+def _score_terms(memory: KernelMemory, inputs: Mapping[str, Array], softcap: float) -> ScoreTerms:
     terms = ScoreTerms(softcap=softcap)
     names = ("bias", "distance_bias", "rel_query", "rel_key", "rel_bucket", "head_sink", "alibi_slopes")
     for name in names:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from helpers.data_kernels import Array, Emulated, MaskTerms, TileList, WorkListParams, fields, variant_of
+from helpers.data_kernels import Array, Emulated, WorkListParams, fields, variant_of
+from helpers.device_attention import MaskTerms, TileList
 from helpers.emulator import Grid
 from raggedrt.plugins.layout.build import from_mask
 from raggedrt.plugins.ops.ragged_attention.cases import random_tiles
