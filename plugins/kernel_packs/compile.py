@@ -67,8 +67,8 @@ def find_compiler() -> str:
     """
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
         raise TargetError(
-            "compiling CUDA kernels needs NVRTC through cuda-core; pip install 'raggedrt[cuda-build]' (it needs no GPU), "
-            "or use kernel packs that were built elsewhere"
+            "compiling CUDA kernels needs NVRTC through cuda-core; pip install 'raggedrt[cuda-build]', which needs no "
+            "GPU, or use kernel packs that were built elsewhere"
         )
     return _nvrtc_version()
 
@@ -139,8 +139,8 @@ def overruns(kernel: Kernel) -> Iterator[str]:
     rows = -(-took.registers // 8) * 8  # registers are handed out by eights
     if rows * variant.threads * variant.min_blocks > REGISTERS:
         yield (
-            f"{took.registers} registers x {variant.threads} threads x {variant.min_blocks} blocks exceed the {REGISTERS} "
-            "of a multiprocessor"
+            f"{took.registers} registers x {variant.threads} threads x {variant.min_blocks} blocks exceed the "
+            f"{REGISTERS} of a multiprocessor"
         )
     most = SHARED_BYTES.get(kernel.capability, min(SHARED_BYTES.values()))
     if took.static_shared_bytes + variant.shared_bytes > most:
@@ -163,7 +163,7 @@ def _compile(variant: Variant, capability: int) -> Kernel:
     logs = io.StringIO()
     try:
         cubin = bytes(Program(read_unit(variant.source), "c++", options).compile("cubin", logs=logs).code)
-    except Exception as error:  # noqa: BLE001  # cuda.core raises its own and plain RuntimeErrors
+    except Exception as error:  # cuda.core raises its own and plain RuntimeErrors
         lines = [line for line in str(error).splitlines() if "error" in line]
         raise RaggedRTError(
             f"kernel {variant.entry} does not compile for sm_{capability}: {'; '.join(lines[:3]) or error}"
