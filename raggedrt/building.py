@@ -280,8 +280,8 @@ def _take_engine(bundle: Bundle, destination: pathlib.Path) -> BuiltEngine:
         shutil.copyfile(bundle.path / record.file, engine)
         shutil.copyfile(bundle.path / str(record.layers), layers)
         record = record.model_copy(update={"file": engine.name, "layers": layers.name})
-        sides = ([r.tensor_role for r in records] for records in (manifest.inputs, manifest.outputs))
-        write_engine_file(engine, EngineFile.of(record, *sides, engine))
+        inputs, outputs = ([r.tensor_role for r in records] for records in (manifest.inputs, manifest.outputs))
+        write_engine_file(engine, EngineFile.of(record, inputs, outputs, engine))
     facts = bundle.report[REPORT_KEY]
     return BuiltEngine(record, EngineFacts(**facts["facts"]), facts["linear_layers"])
 

@@ -15,6 +15,7 @@ from typing import Any
 from raggedrt import progress
 from raggedrt.errors import TargetError
 from raggedrt.plugins.contract.abi import ABI_VERSION
+from raggedrt.plugins.tensorrt.flavour import FLAVOURS, Flavour, gpu_capabilities, installed_version
 from raggedrt.targets import TARGETS
 from raggedrt.version import __version__
 
@@ -65,6 +66,7 @@ def doctor(*, build_ops: bool = False) -> Diagnosis:
         ("ONNX Runtime headers", _headers()),
         *((name, _package_version(name) or "not installed") for name in PACKAGES),
         ("op library", _library_state()),
+        *((flavour.product, _builder_state(flavour)) for flavour in FLAVOURS.values()),
     )
     return Diagnosis(facts, tuple(_target_row(target.name) for target in TARGETS))
 
@@ -96,6 +98,8 @@ def _target_row(name: str) -> tuple[str, str, str]:
     target = next(t for t in TARGETS if t.name == name)
     if not target.built:
         return name, "no", "this version of RaggedRT cannot build for it"
+    if name in FLAVOURS:
+        return name, *_engine_state(FLAVOURS[name])
     missing = [] if _package_version("onnxruntime") or _package_version("onnxruntime-gpu") else [target.needs]
     if missing:
         return name, "no", "; ".join(missing)
@@ -105,6 +109,26 @@ def _target_row(name: str) -> tuple[str, str, str]:
     if not _library_state().startswith("/"):
         notes.append("runs slowly on function bodies: raggedrt doctor --build-ops builds the op library")
     return name, "yes", "; ".join(notes)
+
+
+def _builder_state(flavour: Flavour) -> str:
+    version = installed_version(flavour)
+    if version is None:
+        return "not installed"
+    polygraphy = f"Polygraphy {_package_version('polygraphy')}"
+    return f"{version}, {polygraphy}, builds for compute capability {', '.join(map(str, flavour.capabilities))}"
+
+
+def _engine_state(flavour: Flavour) -> tuple[str, str]:
+    """Whether engines can be built here, and what else is missing."""
+    if installed_version(flavour) is None:
+        return "no", f"{flavour.product} and Polygraphy (pip install 'raggedrt[{flavour.extra}]')"
+    notes = [f"has no {op} ({reason})" for op, reason in flavour.lacks.items()]
+    runnable = set(gpu_capabilities()) & set(flavour.capabilities)
+    if not runnable:
+        known = ", ".join(map(str, flavour.capabilities))
+        notes.insert(0, f"builds, but runs only where there is a GPU of compute capability {known}")
+    return "yes", "; ".join(notes)
 
 
 def _library_state() -> str:

@@ -22,6 +22,24 @@ def engine_text(record: Mapping[str, Any], report: Mapping[str, Any] | None) -> 
     return "\n".join(part for part in parts if part)
 
 
+def engines_text(facts: Mapping[str, Any]) -> str:
+    """What `inspect` found about engines, and about the parts of a model that ONNX Runtime compiled."""
+    parts = []
+    if "inputs" in facts:
+        columns = ("name", "role", "dtype", "shape")
+        rows = [(side[:-1], *(t[name] for name in columns)) for side in ("inputs", "outputs") for t in facts[side]]
+        parts.append(format_table(("is", *columns), rows))
+    for engine in facts.get("engines", ()):
+        parts.append(engine_text(engine, None))
+        if engine["layer_counts"]:
+            parts.append("layers: " + ", ".join(f"{count} {kind}" for kind, count in engine["layer_counts"].items()))
+        parts.append("runs here" if engine["runs_here"] else f"does not run here: {engine['why_not']}")
+    for part in facts.get("ep_contexts", ()):
+        place = "embedded" if part["file"] is None else part["file"] if part["present"] else f"{part['file']} (missing)"
+        parts.append(f"compiled by {part['provider']} {part['sdk_version'] or ''}: {part['partition']}, {place}")
+    return "\n".join(parts)
+
+
 def profiles_text(profiles: Sequence[Mapping[str, Any]]) -> str:
     """One line per profile and input: least, best and greatest shape."""
     bounds = ("minimum", "optimum", "maximum")

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from raggedrt.advice import advice_for
 from raggedrt.drawing import draw_mask, file_name
+from raggedrt.engine_facts import bundle_engines, engine_file_facts, ep_contexts, is_engine
 from raggedrt.errors import InputError, RaggedRTError
 from raggedrt.explaining import axes_lost, why_no_attention
 from raggedrt.graph_passes.axes.rule import describe_node
@@ -37,7 +38,8 @@ def inspect(
     A model without RaggedRT ops is rewritten in memory to tell what would be lowered and packed, and why not.
 
     Args:
-        model: ONNX file or bundle directory.
+        model: ONNX file or bundle directory, or an engine, of which less can be said: its `path`, `inputs`, `outputs`
+            and `engines`.
         io: inputs and outputs of the rewrite that is tried.
         length: tokens at which masks are looked at; None: a static length, or one that shows what they do.
         draw: folder to draw each distinct mask in, as PNG; needs Pillow (the extra `draw`).
@@ -51,12 +53,15 @@ def inspect(
         of axes is lost), `other_softmaxes` (`node`, `reason`: not taken for attention), `region` (tensors at
         which padding would be removed and restored), `model` (as `model_summary`
         of `raggedrt.model_summary` says), `environment` (versions), `bundle` (the manifest without its file list, None
-        for a file), `warnings`.
+        for a file), `engines` (the manifest's records with `layer_counts`, `runs_here` and `why_not`), `ep_contexts`
+        (what ONNX Runtime compiled), `warnings`.
 
     Raises:
         InputError: it is no ONNX file or bundle. What parses and is no valid model is told as its `problem`.
     """
     path = pathlib.Path(model)
+    if is_engine(path) and not path.is_dir():
+        return engine_file_facts(path)
     facts = _bundle_facts(path) if path.is_dir() else _file_facts(path)
     if not path.is_dir() and not facts["ops"]:
         try:
@@ -78,6 +83,7 @@ def _bundle_facts(path: pathlib.Path) -> dict[str, Any]:
         "path": path.resolve().name,
         "report": _with_advice(bundle.report),
         "bundle": manifest,
+        "engines": bundle_engines(bundle),
     }
 
 
@@ -126,6 +132,8 @@ def _file_facts(path: pathlib.Path) -> dict[str, Any]:
         "axes_lost": [],
         "other_softmaxes": [],
         "bundle": None,
+        "engines": [],
+        "ep_contexts": ep_contexts(proto, path.parent),
         "model": model_summary(proto),
         "environment": environment(),
         "warnings": [

@@ -38,6 +38,8 @@ from raggedrt.plugins.runtime.ort import Native, Providers, create_session, find
 from raggedrt.plugins.runtime.ort_errors import RUN_ERRORS, translated
 from raggedrt.plugins.runtime.ort_values import BFLOAT16, run_with_values
 from raggedrt.plugins.runtime.signature import make_signature, numpy_dtype
+from raggedrt.plugins.tensorrt.engine_file import require_runnable
+from raggedrt.plugins.tensorrt.runner import EngineRunner, open_engine
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -67,7 +69,7 @@ class Session:
     Attributes:
         bundle: the opened bundle, `bundle.manifest` its manifest.
         inputs, outputs: what the graph takes and gives, as tuples of `TensorRole`.
-        ort: the raw `onnxruntime.InferenceSession`.
+        ort: the raw `onnxruntime.InferenceSession`; where an engine serves, what runs that.
         native: whether the op library serves.
 
     Raises:
@@ -94,13 +96,18 @@ class Session:
         manifest = bundle.manifest
         if providers is None:
             require_target(bundle)
-            providers = TARGET_PROVIDERS[manifest.target]
+            providers = TARGET_PROVIDERS.get(manifest.target, ())
         self.bundle = bundle
         self.inputs: tuple[TensorRole, ...] = tuple(record.tensor_role for record in manifest.inputs)
         self.outputs: tuple[TensorRole, ...] = tuple(record.tensor_role for record in manifest.outputs)
         self._signature = make_signature(manifest)
         self._output_names = [record.name for record in manifest.outputs]
         self._beyond_numpy = any(numpy_dtype(r.dtype) == BFLOAT16 for r in (*manifest.inputs, *manifest.outputs))
+        if not providers and manifest.engines:
+            self.native = False
+            self.ort: Any = open_engine(bundle, trusted=trust_bundle)
+            _check_graph(bundle, self.ort)
+            return
         library = _choose_library(bundle, native, trust_bundle)
         self.native = library is not None
         self.ort = create_session(
@@ -202,6 +209,10 @@ def require_target(bundle: Bundle) -> None:
         TargetError: no session serves the target, or its device is missing.
     """
     target = bundle.manifest.target
+    if bundle.manifest.engines:
+        engine = bundle.manifest.engines[0]
+        require_runnable(engine, str(bundle.path / engine.file))
+        return
     if target not in TARGET_PROVIDERS:
         raise TargetError(f"{bundle.path} was built for {target!r}, which no Session serves yet.")
     if CUDA_PROVIDER in TARGET_PROVIDERS[target]:
@@ -214,7 +225,7 @@ def _choose_library(bundle: Bundle, native: Native, trust_bundle: bool) -> pathl
     return find_library(native)
 
 
-def _check_graph(bundle: Bundle, session: onnxruntime.InferenceSession) -> None:
+def _check_graph(bundle: Bundle, session: onnxruntime.InferenceSession | EngineRunner) -> None:
     manifest = bundle.manifest
     for what, records, values in (
         ("inputs", manifest.inputs, session.get_inputs()),

@@ -16,8 +16,8 @@ def share_dims(graph: ir.Graph) -> int:
     reads = {node: dim for node in graph if (dim := _single_dim(node)) is not None}
     found = {node: dim for node, dim in reads.items() if isinstance(dim, int) or dim in owners}
     shared = {dim: _constant(dim) if isinstance(dim, int) else _shape(*owners[dim]) for dim in found.values()}
-    for dim, made in shared.items():
-        made.outputs[0].name = f"dim_{dim}"
+    for size, made in shared.items():
+        made.outputs[0].name = f"dim_{size}"
         graph.insert_before(graph[0], made)
     for node, dim in found.items():
         ir.convenience.replace_all_uses_with(node.outputs[0], shared[dim].outputs[0])

@@ -13,7 +13,9 @@ from raggedrt.cli.console import print_json, print_text
 
 
 def inspect(
-    model: Annotated[pathlib.Path, typer.Argument(metavar="FILE|DIR", help="ONNX file or bundle", show_default=False)],
+    model: Annotated[
+        pathlib.Path, typer.Argument(metavar="FILE|DIR", help="ONNX file, bundle or engine", show_default=False)
+    ],
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     io: options.Io = None,
     length: Annotated[
@@ -31,6 +33,10 @@ def inspect(
     if json:
         print_json(facts)
     else:
+        from raggedrt.engine_text import engines_text
         from raggedrt.summaries import inspection_text
 
-        print_text(inspection_text(facts))
+        if "nodes" in facts:
+            print_text(inspection_text(facts))
+        if engines := engines_text(facts):
+            print_text(engines)
