@@ -11,7 +11,6 @@ namespace raggedrt::emulator {
 
 #if defined(__x86_64__)
 
-extern "C" void raggedrt_emulator_switch(void** save, void* stack_pointer);
 asm(R"(
 .text
 .hidden raggedrt_emulator_switch
@@ -44,11 +43,9 @@ void prepare(Context& context, char* top, size_t, void (*entry)()) {
   for (int saved = 0; saved < 6; ++saved) *--stack = nullptr;
   context.stack_pointer = stack;
 }
-void switch_context(Context& from, Context& to) { raggedrt_emulator_switch(&from.stack_pointer, to.stack_pointer); }
 
 #elif defined(__aarch64__)
 
-extern "C" void raggedrt_emulator_switch(void** save, void* stack_pointer);
 asm(R"(
 .text
 .hidden raggedrt_emulator_switch
@@ -91,7 +88,6 @@ void prepare(Context& context, char* top, size_t, void (*entry)()) {
   stack[11] = reinterpret_cast<void*>(entry);  // x30, the return address
   context.stack_pointer = stack;
 }
-void switch_context(Context& from, Context& to) { raggedrt_emulator_switch(&from.stack_pointer, to.stack_pointer); }
 
 #else
 

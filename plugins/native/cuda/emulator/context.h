@@ -17,7 +17,14 @@ struct Context {
 void prepare(Context& context, char* top, size_t stack_bytes, void (*entry)());
 
 // Suspends the running flow in `from` and goes on with `to`.
+#if defined(__x86_64__) || defined(__aarch64__)
+extern "C" __attribute__((visibility("hidden"))) void raggedrt_emulator_switch(void** save, void* stack_pointer);
+inline void switch_context(Context& from, Context& to) {
+  raggedrt_emulator_switch(&from.stack_pointer, to.stack_pointer);
+}
+#else
 void switch_context(Context& from, Context& to);
+#endif
 
 // Stacks of one block's lanes, with a page that traps between them.
 class Stacks {

@@ -10,9 +10,10 @@ namespace raggedrt::emulator {
 
 namespace {
 
-void land(Copy& copy) {
+void land(Lane& lane, Copy& copy) {
   if (copy.landed) return;
   copy.landed = true;
+  --lane.not_landed;
   if (copy.valid) {
     memcpy(copy.to, copy.from, copy.bytes);
   } else {
@@ -23,8 +24,9 @@ void land(Copy& copy) {
 }  // namespace
 
 void land_some(Lane& lane) {
+  if (lane.not_landed == 0 || (draw() & 15u) != 0) return;
   for (Copy& copy : lane.copies) {
-    if (!copy.landed && (draw() & 3u) == 0) land(copy);
+    if (!copy.landed && (draw() & 1u) != 0) land(lane, copy);
   }
 }
 
@@ -46,7 +48,8 @@ void raggedrt_emulated_copy_async(void* shared, const void* global, uint32_t byt
   }
   lane.copies.push_back({static_cast<char*>(shared), static_cast<const char*>(global), bytes, lane.group, valid != 0,
                          false});
-  if ((draw() & 3u) == 0) land(lane.copies.back());
+  ++lane.not_landed;
+  if ((draw() & 3u) == 0) land(lane, lane.copies.back());
 }
 
 void raggedrt_emulated_copy_async_commit(const raggedrt_emulated_call* call) {
@@ -63,7 +66,7 @@ void raggedrt_emulated_copy_async_wait(const raggedrt_emulated_call* call, int g
   const int64_t complete = static_cast<int64_t>(lane.group) - groups;  // groups below this number
   auto copy = lane.copies.begin();
   for (; copy != lane.copies.end() && static_cast<int64_t>(copy->group) < complete; ++copy) {
-    land(*copy);
+    land(lane, *copy);
     lane.block->shadow.end_copy(lane, static_cast<uint32_t>(copy->to - lane.shared), copy->bytes);
   }
   lane.copies.erase(lane.copies.begin(), copy);

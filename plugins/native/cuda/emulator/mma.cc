@@ -45,53 +45,47 @@ RAGGEDRT_CLONES void convert(const uint16_t* from, float* to, int count, bool bf
   }
 }
 
+using Row = float __attribute__((vector_size(32)));
+
+// Rows in the inner loop: their sums do not wait for each other.
 RAGGEDRT_CLONES void multiply_add(const float (&a)[kRows][kDepth], const float (&b)[kDepth][kColumns],
                                   float (&c)[kRows][kColumns]) {
-  for (int row = 0; row < kRows; ++row) {
-    float sum[kColumns];
-    for (int column = 0; column < kColumns; ++column) sum[column] = c[row][column];
+  constexpr int kTogether = 8;
+  for (int first = 0; first < kRows; first += kTogether) {
+    Row sums[kTogether];
+    memcpy(sums, c[first], sizeof sums);
     for (int k = 0; k < kDepth; ++k) {
-      for (int column = 0; column < kColumns; ++column) sum[column] += a[row][k] * b[k][column];
+      Row right;
+      memcpy(&right, b[k], sizeof right);
+      for (int row = 0; row < kTogether; ++row) sums[row] += a[first + row][k] * right;
     }
-    for (int column = 0; column < kColumns; ++column) c[row][column] = sum[column];
+    memcpy(c[first], sums, sizeof sums);
   }
 }
 
 }  // namespace
 
-void multiply(const MmaRegisters& registers, bool bfloat) {
-  uint16_t bits[kRows * kDepth + kDepth * kColumns];
-  uint16_t* const a_bits = bits;
-  uint16_t* const b_bits = bits + kRows * kDepth;
-  for (int lane = 0; lane < 32; ++lane) {
-    const int g = lane / 4;
-    const int t = lane % 4;
-    for (int r = 0; r < 4; ++r) {
-      memcpy(&a_bits[(g + 8 * (r & 1)) * kDepth + 2 * t + 8 * (r >> 1)], &registers.a[lane][r], sizeof(uint32_t));
-    }
-    for (int r = 0; r < 2; ++r) {
-      b_bits[(2 * t + 8 * r) * kColumns + g] = static_cast<uint16_t>(registers.b[lane][r]);
-      b_bits[(2 * t + 1 + 8 * r) * kColumns + g] = static_cast<uint16_t>(registers.b[lane][r] >> 16);
-    }
-  }
-  struct {
-    float a[kRows][kDepth];
-    float b[kDepth][kColumns];
-  } operands;
-  convert(bits, &operands.a[0][0], kRows * kDepth, bfloat);
-  convert(b_bits, &operands.b[0][0], kDepth * kColumns, bfloat);
-  float c[kRows][kColumns];
-  for (int lane = 0; lane < 32; ++lane) {
-    const int g = lane / 4;
-    const int t = lane % 4;
-    for (int i = 0; i < 4; ++i) c[g + 8 * (i >> 1)][2 * t + (i & 1)] = registers.c[lane][i];
-  }
-  multiply_add(operands.a, operands.b, c);
-  for (int lane = 0; lane < 32; ++lane) {
-    const int g = lane / 4;
-    const int t = lane % 4;
-    for (int i = 0; i < 4; ++i) registers.c[lane][i] = c[g + 8 * (i >> 1)][2 * t + (i & 1)];
-  }
+void MmaTile::bring(int lane, const uint32_t* from_a, uint32_t b0, uint32_t b1, const float* from_c) {
+  const int g = lane / 4;
+  const int t = lane % 4;
+  for (int r = 0; r < 4; ++r) memcpy(&a[g + 8 * (r & 1)][2 * t + 8 * (r >> 1)], &from_a[r], sizeof(uint32_t));
+  b[2 * t][g] = static_cast<uint16_t>(b0);
+  b[2 * t + 1][g] = static_cast<uint16_t>(b0 >> 16);
+  b[2 * t + 8][g] = static_cast<uint16_t>(b1);
+  b[2 * t + 9][g] = static_cast<uint16_t>(b1 >> 16);
+  for (int row = 0; row < 2; ++row) memcpy(&c[g + 8 * row][2 * t], &from_c[2 * row], 2 * sizeof(float));
+}
+
+void MmaTile::fetch(int lane, float* to) const {
+  for (int row = 0; row < 2; ++row) memcpy(&to[2 * row], &c[lane / 4 + 8 * row][lane % 4 * 2], 2 * sizeof(float));
+}
+
+void multiply(MmaTile& tile, bool bfloat) {
+  float a[kRows][kDepth];
+  float b[kDepth][kColumns];
+  convert(&tile.a[0][0], &a[0][0], kRows * kDepth, bfloat);
+  convert(&tile.b[0][0], &b[0][0], kDepth * kColumns, bfloat);
+  multiply_add(a, b, tile.c);
 }
 
 }  // namespace raggedrt::emulator

@@ -12,6 +12,7 @@
 
 #include "cuda/device/device.h"
 #include "cuda/emulator/context.h"
+#include "cuda/emulator/mma.h"
 #include "cuda/emulator/shared_shadow.h"
 #include "cuda/emulator/stamp.h"
 
@@ -40,12 +41,18 @@ struct Copy {
 
 enum class Wait : uint8_t { kNone, kWarp, kBarrier };
 
-// Operands of a warp collective: of each lane, read by the one that arrives last.
-struct Operands {
-  void* value;
-  const void* source;
-  uint32_t b0;
-  uint32_t b1;
+// What the lanes of a warp bring to a collective, and fetch from it. There are two, in turns: a lane may come to the
+// next collective before another has fetched its part of this one.
+struct Stage {
+  union {
+    char values[32][8];
+    struct {
+      uint16_t elements[4][8][8];
+      uintptr_t rows[32];
+    } matrices;
+    MmaTile mma;
+    uint32_t votes;
+  };
 };
 
 struct Access {
@@ -65,8 +72,8 @@ struct Lane : raggedrt_emulated_place {
   Wait wait = Wait::kNone;
   int barrier = 0;  // id, while waiting at one
   bool left = false;
-  Operands operands = {};
   std::vector<Copy> copies;  // in flight, by group
+  int not_landed = 0;        // of those
   uint32_t group = 0;        // of the next copy
   const Release* fenced = nullptr;
   Releases observed;  // through atomics, and not fenced yet
@@ -85,7 +92,8 @@ struct Warp {
   uint32_t left = 0;     // lanes that left the kernel
   Collective collective = Collective::kSyncWarp;
   uint32_t detail = 0;  // tells collectives of one kind apart
-  uint32_t result = 0;
+  Stage stages[2];
+  int turn = 0;
   uint32_t clock[kMostWarps] = {};
   Releases acquired;
   uint32_t epoch() const { return clock[index]; }

@@ -21,7 +21,7 @@ namespace {
 
 constexpr int kMostResident = 4;
 constexpr int64_t kOperationsBetweenClocks = 1 << 16;
-constexpr uint32_t kWarpSwitches[] = {0, 2, 24, 128};  // of 256; a seed takes one
+constexpr uint32_t kWarpSwitches[] = {0, 2, 12, 64};  // of 256; a seed takes one
 
 double now() {
   timespec time;
@@ -108,7 +108,7 @@ void interrupt() {
 void suspend(Lane& lane, Wait wait) {
   lane.wait = wait;
   not_ready(lane);
-  if (!lane.copies.empty()) land_some(lane);
+  land_some(lane);
   go_on_elsewhere();
 }
 
@@ -186,6 +186,7 @@ bool start_lane(Block& block, int thread) {
   lane.site = nullptr;
   lane.call = nullptr;
   lane.copies.clear();
+  lane.not_landed = 0;
   lane.group = 0;
   lane.fenced = nullptr;
   lane.observed.clear();
@@ -200,7 +201,10 @@ void start_warps(Block& block) {
   block.ready_warps = 0;
   for (int index = 0; index < block.warp_count; ++index) {
     Warp& warp = block.warps[index];
-    warp = Warp();
+    warp.arrived = warp.left = 0;
+    warp.turn = 0;
+    std::fill_n(warp.clock, kMostWarps, 0u);
+    warp.acquired.clear();
     warp.lanes = &block.lanes[index * 32];
     warp.block = &block;
     warp.index = index;

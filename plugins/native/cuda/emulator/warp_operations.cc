@@ -1,7 +1,6 @@
 // Collectives of a warp: the lane that arrives last does the work for all.
 #include <string.h>
 
-#include "cuda/emulator/mma.h"
 #include "cuda/emulator/runtime.h"
 #include "cuda/emulator/shared_memory.h"
 
@@ -41,8 +40,10 @@ bool arrive(Lane& lane, Collective collective, uint32_t detail) {
 }
 
 void finish(const Lane& lane) {
-  lane.warp->arrived = 0;
-  wake(*lane.warp, ~(1u << lane.lane));
+  Warp& warp = *lane.warp;
+  warp.arrived = 0;
+  warp.turn ^= 1;
+  wake(warp, ~(1u << lane.lane));
 }
 
 int source_lane(raggedrt_emulated_exchange kind, int lane, int operand) {
@@ -55,55 +56,33 @@ int source_lane(raggedrt_emulated_exchange kind, int lane, int operand) {
   return lane;
 }
 
-void exchange(const Warp& warp, raggedrt_emulated_exchange kind, uint32_t bytes) {
-  char values[32][8];
-  for (int lane = 0; lane < 32; ++lane) memcpy(values[lane], warp.lanes[lane].operands.value, bytes);
-  for (int lane = 0; lane < 32; ++lane) {
-    const Operands& operands = warp.lanes[lane].operands;
-    memcpy(operands.value, values[source_lane(kind, lane, static_cast<int>(operands.b0))], bytes);
-  }
-}
-
 // Passes over the banks that eight rows of 16 bytes take, beyond one: equal rows are read once.
-int extra_passes(const Lane* lanes) {
+int extra_passes(const uintptr_t* rows) {
   int most = 1;
   for (int row = 0; row < kMatrixRows; ++row) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(lanes[row].operands.source);
     int together = 0;
     for (int other = 0; other < kMatrixRows; ++other) {
-      const uintptr_t there = reinterpret_cast<uintptr_t>(lanes[other].operands.source);
       bool repeated = false;
-      for (int before = 0; before < other; ++before) {
-        repeated |= reinterpret_cast<uintptr_t>(lanes[before].operands.source) == there;
-      }
-      together += !repeated && there % 128 == address % 128;
+      for (int before = 0; before < other; ++before) repeated |= rows[before] == rows[other];
+      together += !repeated && rows[other] % 128 == rows[row] % 128;
     }
     most = together > most ? together : most;
   }
   return most - 1;
 }
 
-void load_matrices(const Warp& warp, int matrices, bool transposed) {
-  uint16_t elements[4][kMatrixRows][8];
-  for (int matrix = 0; matrix < matrices; ++matrix) {
-    const Lane* const lanes = warp.lanes + matrix * kMatrixRows;
-    for (int row = 0; row < kMatrixRows; ++row) {
-      check_matrix_row(lanes[row], lanes[row].operands.source, kRowBytes);
-      memcpy(elements[matrix][row], lanes[row].operands.source, kRowBytes);
-    }
-    raggedrt_emulated_counts.load_matrix_conflicts += static_cast<uint64_t>(extra_passes(lanes));
-  }
+// Eight rows in eight places of the banks, the usual case.
+bool apart(const uintptr_t* rows) {
+  uint32_t places = 0;
+  for (int row = 0; row < kMatrixRows; ++row) places |= 1u << (rows[row] / kRowBytes % 8);
+  return places == 0xffu;
+}
+
+void count_matrices(const uintptr_t* rows, int matrices) {
   raggedrt_emulated_counts.load_matrix += static_cast<uint64_t>(matrices);
-  for (int lane = 0; lane < 32; ++lane) {
-    uint32_t* const r = static_cast<uint32_t*>(warp.lanes[lane].operands.value);
-    const int major = lane / 4;
-    const int minor = lane % 4 * 2;
-    for (int matrix = 0; matrix < matrices; ++matrix) {
-      const auto& m = elements[matrix];
-      const uint32_t low = transposed ? m[minor][major] : m[major][minor];
-      const uint32_t high = transposed ? m[minor + 1][major] : m[major][minor + 1];
-      r[matrix] = low | high << 16;
-    }
+  for (int matrix = 0; matrix < matrices; ++matrix) {
+    const uintptr_t* const own = rows + matrix * kMatrixRows;
+    if (!apart(own)) raggedrt_emulated_counts.load_matrix_conflicts += static_cast<uint64_t>(extra_passes(own));
   }
 }
 
@@ -123,49 +102,58 @@ void raggedrt_emulated_sync_warp(const raggedrt_emulated_call* call) {
 
 void raggedrt_emulated_shuffle(raggedrt_emulated_exchange kind, void* value, uint32_t bytes, int operand) {
   Lane& lane = RAGGEDRT_BEGIN();
-  lane.operands.value = value;
-  lane.operands.b0 = static_cast<uint32_t>(operand);
-  if (!arrive(lane, Collective::kShuffle, static_cast<uint32_t>(kind) << 8 | bytes)) return;
-  ++raggedrt_emulated_counts.shuffles;
-  exchange(*lane.warp, kind, bytes);
-  finish(lane);
+  Stage& stage = lane.warp->stages[lane.warp->turn];
+  memcpy(stage.values[lane.lane], value, bytes);
+  if (arrive(lane, Collective::kShuffle, static_cast<uint32_t>(kind) << 8 | bytes)) {
+    ++raggedrt_emulated_counts.shuffles;
+    finish(lane);
+  }
+  memcpy(value, stage.values[source_lane(kind, lane.lane, operand)], bytes);
 }
 
 uint32_t raggedrt_emulated_ballot(int predicate) {
   Lane& lane = RAGGEDRT_BEGIN();
-  lane.operands.b0 = predicate != 0;
   Warp& warp = *lane.warp;
+  Stage& stage = warp.stages[warp.turn];
+  if (warp.arrived == 0) stage.votes = 0;
+  stage.votes |= static_cast<uint32_t>(predicate != 0) << lane.lane;
   if (arrive(lane, Collective::kBallot, 0)) {
     ++raggedrt_emulated_counts.ballots;
-    warp.result = 0;
-    for (int other = 0; other < 32; ++other) warp.result |= warp.lanes[other].operands.b0 << other;
     finish(lane);
   }
-  return warp.result;
+  return stage.votes;
 }
 
 void raggedrt_emulated_load_matrix(uint32_t* r, const void* row, int matrices, int transposed) {
   Lane& lane = RAGGEDRT_BEGIN();
-  lane.operands.value = r;
-  lane.operands.source = row;
-  if (!arrive(lane, Collective::kLoadMatrix, static_cast<uint32_t>(matrices * 2 + transposed))) return;
-  load_matrices(*lane.warp, matrices, transposed != 0);
-  finish(lane);
+  auto& stage = lane.warp->stages[lane.warp->turn].matrices;
+  if (lane.lane < matrices * kMatrixRows) {
+    check_matrix_row(lane, row, kRowBytes);
+    stage.rows[lane.lane] = reinterpret_cast<uintptr_t>(row);
+    memcpy(stage.elements[lane.lane / kMatrixRows][lane.lane % kMatrixRows], row, kRowBytes);
+  }
+  if (arrive(lane, Collective::kLoadMatrix, static_cast<uint32_t>(matrices * 2 + transposed))) {
+    count_matrices(stage.rows, matrices);
+    finish(lane);
+  }
+  const int major = lane.lane / 4;
+  const int minor = lane.lane % 4 * 2;
+  for (int matrix = 0; matrix < matrices; ++matrix) {
+    const auto& m = stage.elements[matrix];
+    const uint32_t low = transposed ? m[minor][major] : m[major][minor];
+    const uint32_t high = transposed ? m[minor + 1][major] : m[major][minor + 1];
+    r[matrix] = low | high << 16;
+  }
 }
 
 void raggedrt_emulated_mma(int bfloat, float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
   Lane& lane = RAGGEDRT_BEGIN();
-  lane.operands = {c, a, b0, b1};
-  if (!arrive(lane, Collective::kMma, static_cast<uint32_t>(bfloat))) return;
-  ++raggedrt_emulated_counts.mma;
-  MmaRegisters registers;
-  for (int at = 0; at < 32; ++at) {
-    const Operands& operands = lane.warp->lanes[at].operands;
-    memcpy(registers.a[at], operands.source, sizeof registers.a[at]);
-    registers.b[at][0] = operands.b0;
-    registers.b[at][1] = operands.b1;
-    registers.c[at] = static_cast<float*>(operands.value);
+  MmaTile& tile = lane.warp->stages[lane.warp->turn].mma;
+  tile.bring(lane.lane, a, b0, b1, c);
+  if (arrive(lane, Collective::kMma, static_cast<uint32_t>(bfloat))) {
+    ++raggedrt_emulated_counts.mma;
+    multiply(tile, bfloat != 0);
+    finish(lane);
   }
-  multiply(registers, bfloat != 0);
-  finish(lane);
+  tile.fetch(lane.lane, c);
 }
