@@ -20,6 +20,7 @@ class RaggedAttentionNode {
   AttentionProblem problem(const Inputs& inputs) const;
 
   int num_heads() const { return num_heads_; }
+  int kv_num_heads() const { return kv_num_heads_; }
   std::vector<int64_t> output_shape(const AttentionProblem& problem) const {
     return {problem.total_q, int64_t{num_heads_} * problem.value_head_size};
   }
