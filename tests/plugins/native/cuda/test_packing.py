@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.data_kernels import (
-    DATA_THREADS,
-    SCAN_THREADS,
-    Array,
-    Emulated,
-    MaskTensor,
-    PackingPlanParams,
-    fields,
-    variant_of,
-)
-from helpers.emulator import Grid
+from helpers.data_kernels import Array
+from helpers.data_runs import plan
 from helpers.tolerances import EXACT, assert_close
 from raggedrt.plugins.ops.arrays import Attributes
 from raggedrt.plugins.ops.case import Case, Group, padding_mask
@@ -25,35 +16,6 @@ pytestmark = pytest.mark.emulated
 
 SMALL = [case for case in CASES["PackingPlan"] if case.group is not Group.PERFORMANCE]
 PLAN = REFERENCES["PackingPlan"]
-
-
-def plan(
-    inputs: dict[str, Array], attributes: Attributes, *, blocks: int = 2, seed: int = 0, tokens: int | None = None
-) -> tuple[dict[str, Array], int]:
-    """The op's outputs and the token count that the device tells."""
-    mask, keep = inputs["attention_mask"], inputs.get("keep_mask")
-    rows, slots = mask.shape
-    call = Emulated(seed)
-    masks = {name: call.input(name, array) for name, array in (("mask", mask), ("keep_mask", keep))}
-    tensors = {
-        name: MaskTensor(array.ctypes.data if array.size else None, array.itemsize, int(array.dtype == np.float32))
-        for name, array in masks.items()
-        if array is not None
-    }
-    wanted = np.asarray(attributes.get("keep_slots", ()), np.int64)
-    kept = [int(slot) % slots for slot in wanted if -slots <= slot < slots]
-    count = len(PLAN(inputs, attributes)["token_index"]) if tokens is None else tokens
-    outputs = {name: call.output(name, count, np.int32) for name in ("token_index", "position", "key_position")}
-    outputs["cu_seqlens"] = call.output("cu_seqlens", rows + 1, np.int32)
-    counted = call.output("token_count", 1, np.int64)
-    sizes = {"rows": rows, "slots": slots, "capacity": attributes.get("capacity", 0), "tokens": count}
-    params = fields(
-        PackingPlanParams, **tensors, **sizes, **outputs, token_count=counted, keep_slots=kept, keep_count=len(kept)
-    )
-    many, one = Grid(blocks, threads=DATA_THREADS, shared_bytes=32), Grid(1, threads=SCAN_THREADS, shared_bytes=128)
-    grids = {"packing_count": many, "packing_scan": one, "packing_fill": many}
-    call.run(*((variant_of(family), params, grid) for family, grid in grids.items()))
-    return outputs, int(counted[0])
 
 
 def check(inputs: dict[str, Array], attributes: Attributes, **how: int) -> None:

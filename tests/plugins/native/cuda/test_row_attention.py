@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.data_kernels import kernel, variant_of
-from helpers.device_attention import KernelMemory, attention_params
-from helpers.emulator import Grid, registered
+from helpers.data_runs import attend_rows
 from helpers.tolerances import ATTENTION, Tolerance, assert_close
 from raggedrt.plugins.contract.op_definition import ElementType
-from raggedrt.plugins.kernel_packs.variants import ELEMENT_NAMES, ROW_HEAD_SIZES, ROW_THREADS, row_shared_bytes
-from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Array, Attributes
+from raggedrt.plugins.kernel_packs.variants import ROW_HEAD_SIZES
+from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Array
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES, REFERENCES
 from raggedrt.plugins.ops.ragged_attention.cases import TILE, Problem
@@ -24,29 +22,6 @@ pytestmark = pytest.mark.emulated
 
 REFERENCE = REFERENCES["RaggedAttention"]
 SMALL = [case for case in CASES["RaggedAttention"] if case.group is not Group.PERFORMANCE]
-WARPS = ROW_THREADS // 32
-
-
-def attend(
-    inputs: Mapping[str, Array], attributes: Attributes, element: ElementType, *, seed: int = 0, size: int = 0
-) -> dict[str, Array]:
-    """Outputs by name; `size` is the largest head size of the kernel, 0: the smallest that serves."""
-    memory = KernelMemory()
-    params = attention_params(memory, inputs, attributes, lse=True)
-    params.value_head_size = inputs["value"].shape[1] // params.kv_num_heads
-    params.output = memory.make(
-        "output", (params.total_q, params.num_heads * params.value_head_size), inputs["query"].dtype
-    )
-    needed = max(params.head_size, params.value_head_size)
-    size = size or next(each for each in ROW_HEAD_SIZES if each >= needed)
-    variant = variant_of("row_attention", RAGGEDRT_ELEMENT=ELEMENT_NAMES[element], RAGGEDRT_HEAD_SIZE=str(size))
-    rows = (4 if size <= 128 else 2) * WARPS
-    blocks = -(-params.total_q * (params.num_heads // params.kv_num_heads) // rows)
-    if blocks:
-        grid = Grid(blocks, params.kv_num_heads, ROW_THREADS, row_shared_bytes(size))
-        with registered(memory.arrays):
-            kernel(variant.source, tuple(sorted(variant.macros.items()))).run(variant.entry, params, grid, seed=seed)
-    return {"output": memory["output"], "lse": memory["lse"]}
 
 
 def tolerance_for(dtype: np.dtype[Any], inputs: Mapping[str, Array]) -> Tolerance:
@@ -61,7 +36,7 @@ def tolerance_for(dtype: np.dtype[Any], inputs: Mapping[str, Array]) -> Toleranc
 def check(case: Case, element: ElementType, *, seed: int = 0, size: int = 0) -> None:
     inputs = case.inputs(NUMPY_TYPES[element], seed)
     expected = REFERENCE(inputs, case.attributes, compute=np.float64)
-    outputs = attend(inputs, case.attributes, element, seed=seed, size=size)
+    outputs = attend_rows(inputs, case.attributes, element, seed=seed, size=size)
     for name, value in expected.items():
         assert_close(outputs[name], value, tolerance_for(outputs[name].dtype, inputs), f"{case.name} {name}")
 
@@ -147,7 +122,7 @@ def test_rows_past_the_last_sequence_are_zero_and_not_read() -> None:
     expected = REFERENCE(inputs, case.attributes, compute=np.float64)
     for name in ("query", "key", "value"):
         inputs[name] = np.concatenate([inputs[name], np.full((9, inputs[name].shape[1]), np.nan, np.float32)])
-    outputs = attend(inputs, case.attributes, ElementType.FLOAT)
+    outputs = attend_rows(inputs, case.attributes, ElementType.FLOAT)
     assert_close(outputs["output"][:25], expected["output"], ATTENTION[np.dtype(np.float32)])
     assert not outputs["output"][25:].any()
     assert np.isneginf(outputs["lse"][:, 25:]).all()
@@ -162,7 +137,7 @@ def test_what_a_hidden_key_holds_does_not_matter() -> None:
     assert hidden.any()
     for name in ("key", "value"):
         inputs[name][hidden] = np.inf
-    output = attend(inputs, case.attributes, ElementType.FLOAT16)["output"]
+    output = attend_rows(inputs, case.attributes, ElementType.FLOAT16)["output"]
     assert_close(output, expected, ATTENTION[np.dtype(np.float16)])
 
 
@@ -170,7 +145,7 @@ def test_nan_in_a_query_stays_in_its_row() -> None:
     case = _case(Problem(lengths=(40,), heads=1, kv_heads=1, head_size=32))
     inputs = case.inputs(np.dtype(np.float32))
     inputs["query"][7, 3] = np.nan
-    output = attend(inputs, case.attributes, ElementType.FLOAT)["output"]
+    output = attend_rows(inputs, case.attributes, ElementType.FLOAT)["output"]
     assert np.isnan(output[7]).all()
     assert np.isfinite(np.delete(output, 7, axis=0)).all()
 
@@ -182,7 +157,7 @@ def test_biases_near_the_end_of_floats_hide_nothing_by_themselves() -> None:
     inputs["bias"][...] = np.finfo(np.float32).min
     inputs["bias"][..., 2, :] = -np.inf
     expected = REFERENCE(inputs, case.attributes, compute=np.float64)["output"]
-    output = attend(inputs, case.attributes, ElementType.FLOAT)["output"]
+    output = attend_rows(inputs, case.attributes, ElementType.FLOAT)["output"]
     assert not output[2].any()
     assert_close(output[3:], np.broadcast_to(inputs["value"].mean(0), (3, 8)), Tolerance(2e-6, 2e-5))
     assert np.isfinite(expected).all()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.data_kernels import DATA_THREADS, SCAN_THREADS, Array, Emulated, TileListParams, fields, variant_of
-from helpers.emulator import Grid
+from helpers.data_kernels import Array
+from helpers.data_runs import tile_list
 from helpers.tolerances import EXACT, assert_close
 from raggedrt.plugins.contract.mask_rules import Clauses, causal, columns, encode, rows, window
 from raggedrt.plugins.layout.from_rules import from_rules
@@ -18,82 +18,6 @@ from raggedrt.plugins.ops.catalog import CASES, REFERENCES
 pytestmark = pytest.mark.emulated
 
 SMALL = [case for case in CASES["BlockMask"] if case.group is not Group.PERFORMANCE]
-MANY, ONE = Grid(3, threads=DATA_THREADS), Grid(1, threads=SCAN_THREADS, shared_bytes=128)
-LAUNCHES = {
-    "tile_list_count": MANY,
-    "tile_list_scan": ONE,
-    "tile_list_fill": MANY,
-    "tile_list_share": ONE,
-    "tile_list_bits": MANY,
-}
-
-
-def tile_list(
-    inputs: Inputs, attributes: Attributes, *, seed: int = 0, table_size: int = 0, room: tuple[int, int] | None = None
-) -> tuple[dict[str, Array], tuple[int, int]]:
-    """The op's outputs, cut to the counts that the device tells, and those counts.
-
-    Args:
-        inputs: Of the op.
-        attributes: Of the op.
-        seed: Of the schedule.
-        table_size: Of the table of bitmaps; 0: twice the candidates.
-        room: Entries and bitmaps that fit; None: as many as there can be.
-    """
-    size, blocks, offsets = int(np.asarray(attributes["block_size"])), inputs.get("blocks"), inputs.get("cu_seqlens")
-    length = len(np.asarray(inputs["max_seqlen"]))
-    groups, sequences = 1 if blocks is None else len(blocks), 1 if offsets is None else len(offsets) - 1
-    tile_rows = -(-length // size)
-    all_rows, words = sequences * groups * tile_rows, -(-tile_rows // 32)
-    tiles = all_rows * tile_rows
-    rules = np.asarray(attributes.get("rules", ()), np.int64).reshape(-1, 11)
-    clauses = int(rules[-1, 0]) + 1 if len(rules) else int(blocks is not None)
-    table = table_size or 1 << (2 * tiles + 1).bit_length()
-    entries, bitmaps = room or (tiles, tiles)
-    call = Emulated(seed)
-    workspace = {
-        "listed": call.output("listed", all_rows * words, np.uint32),
-        "partial": call.output("partial", all_rows * words, np.uint32),
-        "counts": call.output("counts", all_rows * 2, np.int32),
-        "candidates": call.output("candidates", tiles * 32, np.uint8),
-        "candidate_index": call.output("candidate_index", tiles, np.int32),
-        "table": call.output("table", table, np.int32),
-        "candidate_count": call.output("candidate_count", 1, np.int32),
-    }
-    outputs = {
-        "tile_ptr": call.output("tile_ptr", (sequences, groups, tile_rows + 1), np.int32),
-        "tile_col": call.output("tile_col", entries, np.int32),
-        "tile_tag": call.output("tile_tag", entries, np.int32),
-        "tile_bits": call.output("tile_bits", (bitmaps, size * size // 32), np.int32),
-    }
-    counts = [call.output(name, 1, np.int64) for name in ("entry_count", "bitmap_count")]
-    params = fields(
-        TileListParams,
-        **workspace,
-        **outputs,
-        rules=rules.reshape(-1).tolist(),
-        rule_count=len(rules),
-        clauses=clauses,
-        length=length,
-        block_size=size,
-        blocks=call.input("blocks", blocks),
-        groups=groups,
-        block_rows=0 if blocks is None else blocks.shape[1],
-        block_columns=0 if blocks is None else blocks.shape[2],
-        cu_seqlens=call.input("cu_seqlens", offsets),
-        sequences=sequences,
-        tile_rows=tile_rows,
-        candidate_capacity=tiles,
-        table_size=table,
-        entry_capacity=entries,
-        bitmap_capacity=bitmaps,
-        entry_count=counts[0],
-        bitmap_count=counts[1],
-    )
-    call.run(*((variant_of(family), params, grid) for family, grid in LAUNCHES.items()))
-    used, distinct = int(counts[0][0]), int(counts[1][0])
-    ends = {"tile_ptr": None, "tile_col": used, "tile_tag": used, "tile_bits": distinct}
-    return {name: array[: ends[name]] for name, array in outputs.items()}, (used, distinct)
 
 
 def check(inputs: Inputs, attributes: Attributes, *, seed: int = 0, table_size: int = 0) -> dict[str, Array]:

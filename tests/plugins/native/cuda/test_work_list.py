@@ -2,121 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from helpers.data_kernels import Array, Emulated, WorkListParams, fields, variant_of
-from helpers.device_attention import MaskTerms, TileList
-from helpers.emulator import Grid
-from raggedrt.plugins.layout.build import from_mask
-from raggedrt.plugins.ops.ragged_attention.cases import random_tiles
+from helpers.data_kernels import Array
+from helpers.data_runs import KEY_TILE, WORK_CLASSES, WORK_ROWS, Lengths, WorkList, write_list
 
 pytestmark = pytest.mark.emulated
-
-HEADER, ROWS, KEY_TILE, CLASSES, THREADS = 4, 64, 64, 64, 512
-
-
-@dataclasses.dataclass(frozen=True)
-class Lengths:
-    """Lengths and masks of a call."""
-
-    queries: Sequence[int]
-    keys: Sequence[int] = ()
-    """Empty: those of the queries."""
-    causal: bool = False
-    window: tuple[int, int] = (-1, -1)
-    global_tokens: tuple[int, ...] = ()
-    block_size: int = 0
-    groups: int = 1
-    own_tiles: bool = False
-    """Each sequence has tiles of its own."""
-    positions: str = ""
-    """left, holes, shuffled or outside; empty: none."""
-    tail: int = 0
-    """Query rows past the last sequence."""
-    splits: int = 1
-
-    @property
-    def key_lengths(self) -> Sequence[int]:
-        return self.keys or self.queries
-
-    def positions_q(self, rng: np.random.Generator) -> Array | None:
-        made = {
-            "left": lambda length: np.arange(length) + rng.integers(0, 70),
-            "holes": lambda length: np.sort(rng.permutation(2 * length)[:length]),
-            "shuffled": lambda length: rng.permutation(length),
-            "outside": lambda length: np.arange(length) * 3 - 5,
-        }
-        if not self.positions:
-            return None
-        parts = [made[self.positions](length) for length in self.queries]
-        return np.concatenate([*parts, np.zeros(self.tail, np.int64)]).astype(np.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """A work list and what it was made of."""
-
-    call: Lengths
-    items: Array
-    positions: Array | None
-    tiles: dict[str, Array]
-
-
-def most_items(call: Lengths) -> int:
-    """`work_items` of data_params.h."""
-    total, sequences, size = sum(call.queries) + call.tail, len(call.queries), call.block_size
-    if not size:
-        return total // ROWS + sequences
-    per_row = -(-size // ROWS)
-    return total if call.positions else min(total, total // size * per_row + 2 * per_row * sequences)
-
-
-def write_list(call: Lengths, *, blocks: int, lanes: int, seed: int, capacity: int | None = None) -> Made:
-    rng = np.random.default_rng([seed, len(call.queries)])
-    emulated = Emulated(seed)
-    positions = emulated.input("positions_q", call.positions_q(rng))
-    tiles: dict[str, Array] = {}
-    if call.block_size:
-        longest = max([*call.queries, *call.key_lengths, 1])
-        shape = (len(call.queries) if call.own_tiles else 1, call.groups, longest, longest)
-        tiles = from_mask(random_tiles(rng, shape), call.block_size).tensors()
-    ptr = emulated.input("tile_ptr", tiles.get("tile_ptr"))
-    places = most_items(call) * call.splits if capacity is None else capacity
-    made = emulated.output("work_list", HEADER + 4 * places, np.int32)
-    mask = fields(
-        MaskTerms,
-        window_left=call.window[0],
-        window_right=call.window[1],
-        dilation=1,
-        global_count=len(call.global_tokens),
-        global_tokens=call.global_tokens,
-    )
-    listed = {} if ptr is None else {"sequences": len(ptr), "groups": call.groups, "rows": ptr.shape[2] - 1}
-    params = fields(
-        WorkListParams,
-        cu_seqlens_q=emulated.input("cu_seqlens_q", np.cumsum([0, *call.queries]), np.int32),
-        cu_seqlens_k=emulated.input("cu_seqlens_k", np.cumsum([0, *call.key_lengths]), np.int32),
-        positions_q=positions,
-        sequences=len(call.queries),
-        total_q=sum(call.queries) + call.tail,
-        total_k=sum(call.key_lengths),
-        causal=int(call.causal),
-        mask=mask,
-        tiles=fields(TileList, ptr=ptr, block_size=call.block_size, **listed),
-        splits=call.splits,
-        most_tiles=max(1, -(-max([0, *call.key_lengths]) // KEY_TILE)),
-        lanes=max(32, lanes) if call.block_size and call.positions else lanes,
-        capacity=places,
-        work_list=made,
-    )
-    emulated.run((variant_of("work_list"), params, Grid(blocks, threads=THREADS, shared_bytes=3 * CLASSES * 4)))
-    assert (made[1:HEADER] == 0).all()
-    items = made[HEADER : HEADER + 4 * int(made[0])].reshape(-1, 4)
-    return Made(call, items, positions, tiles)
 
 
 def check(call: Lengths, *, blocks: int = 2, lanes: int = 4, seed: int = 0) -> None:
@@ -127,18 +21,18 @@ def check(call: Lengths, *, blocks: int = 2, lanes: int = 4, seed: int = 0) -> N
     assert costs == sorted(costs)
 
 
-def check_cover(made: Made) -> None:
+def check_cover(made: WorkList) -> None:
     """Every query of every sequence is in one item per split, and nothing else is in any."""
     offsets = np.cumsum([0, *made.call.queries])
     seen = np.zeros((made.call.splits, offsets[-1]), int)
     for sequence, first, rows, split in made.items.tolist():
-        assert 1 <= rows <= ROWS
+        assert 1 <= rows <= WORK_ROWS
         assert 0 <= first <= first + rows <= made.call.queries[sequence]
         seen[split, offsets[sequence] + first : offsets[sequence] + first + rows] += 1
     assert (seen == 1).all()
 
 
-def places_of(made: Made, sequence: int, first: int, rows: int) -> Array:
+def places_of(made: WorkList, sequence: int, first: int, rows: int) -> Array:
     """Positions of an item's queries, as masks compare them."""
     call = made.call
     if made.positions is not None:
@@ -148,22 +42,22 @@ def places_of(made: Made, sequence: int, first: int, rows: int) -> Array:
     return np.arange(first, first + rows) + shift
 
 
-def check_tile_rows(made: Made) -> None:
+def check_tile_rows(made: WorkList) -> None:
     """With a tile list an item's queries lie in one tile row."""
     if made.call.block_size:
         for sequence, first, rows, _ in made.items.tolist():
             assert len(set(places_of(made, sequence, first, rows) // made.call.block_size)) == 1
 
 
-def item_classes(made: Made) -> Iterator[int]:
+def item_classes(made: WorkList) -> Iterator[int]:
     """The class of cost of each item, 0 for the costliest, from the mask itself."""
     most = max(1, -(-max([0, *made.call.key_lengths]) // KEY_TILE))
     for sequence, first, rows, _ in made.items.tolist():
         cost = min(most, tiles_of(made, sequence, places_of(made, sequence, first, rows)))
-        yield CLASSES - 1 - -(-cost * (CLASSES - 1) // most)
+        yield WORK_CLASSES - 1 - -(-cost * (WORK_CLASSES - 1) // most)
 
 
-def tiles_of(made: Made, sequence: int, places: Array) -> int:
+def tiles_of(made: WorkList, sequence: int, places: Array) -> int:
     call = made.call
     keys = call.key_lengths[sequence]
     first, last = int(places[0]), int(places[0]) + len(places) - 1  # closed forms take places to follow each other
@@ -177,7 +71,7 @@ def tiles_of(made: Made, sequence: int, places: Array) -> int:
     return min(count, listed_of(made, sequence, first)) if call.block_size else count
 
 
-def listed_of(made: Made, sequence: int, place: int) -> int:
+def listed_of(made: WorkList, sequence: int, place: int) -> int:
     ptr, size = made.tiles["tile_ptr"], made.call.block_size
     row = place // size
     if not 0 <= row < ptr.shape[2] - 1:
