@@ -141,13 +141,8 @@ def convert(
         original = original_onnx(resolved, folder, opset=opset, tolerance=tolerance)
         step("rewriting %d nodes", len(original.model.graph))
         config = dataclasses.replace(config, mask_input=original.mask_input, position_limit=resolved.position_limit)
-        rewritten = run_passes(original.model, config, resolved.description)
-        for role in rewritten.inputs:
-            if role.role is Role.ATTENTION_MASK:
-                refuse_inverted_mask(role.name, original.cases, original.reference)
+        rewritten = _rewrite(original, config, for_engine=settings is not None)
         model = writer.directory / MODEL_NAME
-        if settings is not None:
-            prepare(original.model, resolved.description)
         ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
         verified = _verify(model, original, rewritten, config, tolerance)
         built = None if settings is None else build_in_bundle(model, settings, rewritten, resolved.position_limit)
@@ -162,6 +157,17 @@ def convert(
     if report is not None:
         write_json(pathlib.Path(report), facts)
     return bundle
+
+
+def _rewrite(original: Original, config: RewriteConfig, *, for_engine: bool) -> RewriteReport:
+    """The graph passes, in place; what an engine is built from has bodies in place of our ops."""
+    report = run_passes(original.model, config, original.resolved.description)
+    for role in report.inputs:
+        if role.role is Role.ATTENTION_MASK:
+            refuse_inverted_mask(role.name, original.cases, original.reference)
+    if for_engine:
+        prepare(original.model, original.resolved.description)
+    return report
 
 
 def _verify(
