@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import ctypes
 import dataclasses
 import enum
@@ -15,6 +16,8 @@ import numpy as np
 from raggedrt.plugins.native import emulated
 
 MESSAGE_BYTES = 1 << 16
+SKIPPED: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("SKIPPED", default=None)
+"""File (end of its path) and line of a barrier, fence, commit or wait that launches leave out."""
 
 
 class EmulationError(AssertionError):
@@ -149,7 +152,7 @@ class Kernels:
             grid: blocks, threads and shared memory.
             seed: of the schedule; 0 is the plain order.
             profile: also count bank conflicts and memory sectors of plain accesses.
-            skip: file (end of its path) and line of a barrier, fence, commit or wait to leave out.
+            skip: what to leave out; None: what SKIPPED says.
             seconds: how long an endless loop may take.
 
         Raises:
@@ -158,7 +161,7 @@ class Kernels:
         kernel = _Kernel.in_dll(self._library, f"{entry}_emulated")
         if kernel.param_bytes != ctypes.sizeof(params):
             raise ValueError(f"{entry} takes {kernel.param_bytes} bytes, got {ctypes.sizeof(params)}")
-        file, line = skip or ("", 0)
+        file, line = skip or SKIPPED.get() or ("", 0)
         launch = _Launch(
             kernel=ctypes.addressof(kernel),
             params=ctypes.addressof(params),
