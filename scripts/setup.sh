@@ -5,6 +5,7 @@
 # Settings (environment):
 #   RAGGEDRT_VENV         environment folder, default .venv
 #   RAGGEDRT_TORCH_INDEX  package index to take PyTorch from, where pip's own settings offer no CPU build
+#   RAGGEDRT_TENSORRT     1: also install TensorRT for RTX and Polygraphy (about 100 MB, 230 MB on disk), which build engines without a GPU
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${RAGGEDRT_VENV:-.venv}"
@@ -85,6 +86,17 @@ install_project() {
   printf '%s\n' "$now" >"$stamp"
 }
 
+# TensorRT for RTX exists for some platforms only, and nothing but the tests of the marker tensorrt needs it here.
+install_tensorrt() {
+  [ "${RAGGEDRT_TENSORRT:-0}" = 1 ] || return 0
+  step "TensorRT for RTX, to build engines"
+  if "$python" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ("tensorrt_rtx", "polygraphy"))))'; then
+    note "already there"
+    return
+  fi
+  pip install -qq -e '.[tensorrt-rtx]' 2>/dev/null || note "not to be had here: tests that need it are skipped"
+}
+
 build_ops() {
   step "Op library (raggedrt doctor --build-ops)"
   if ! compiler >/dev/null; then
@@ -99,4 +111,5 @@ make_environment
 install_torch
 install_compiler
 install_project
+install_tensorrt
 build_ops

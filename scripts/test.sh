@@ -3,6 +3,6 @@
 # A tier that cannot run is skipped with its reason; the table before the closing line counts the tests of each tier.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-./scripts/setup.sh
+RAGGEDRT_TENSORRT="${RAGGEDRT_TENSORRT:-1}" ./scripts/setup.sh
 printf '\n==> Tests\n'
 exec "${RAGGEDRT_VENV:-.venv}/bin/python" -m pytest "$@"

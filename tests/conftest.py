@@ -18,6 +18,7 @@ from helpers.project import compiler
 from raggedrt.errors import TargetError
 from raggedrt.plugins.native.build import build_in_cache, find_ort_headers
 from raggedrt.plugins.runtime.library import op_library_path
+from raggedrt.plugins.tensorrt.flavour import FLAVOURS, installed_version
 
 # Tests and the processes they start stay off the network; hub clients are told so before anything imports them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -43,8 +44,8 @@ def missing(need: str) -> str | None:
         return "no C++ compiler was found (install g++)"
     if need == "cuda" and not _gpu_present():
         return "no CUDA GPU here (nvidia-smi lists none)"
-    if need == "tensorrt" and not any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")):
-        return "TensorRT is not installed (pip install 'raggedrt[tensorrt-rtx]')"
+    if need == "tensorrt" and installed_version(FLAVOURS["tensorrt-rtx"]) is None:
+        return "TensorRT for RTX or Polygraphy is not installed (pip install 'raggedrt[tensorrt-rtx]')"
     return None
 
 
