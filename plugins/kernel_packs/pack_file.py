@@ -6,7 +6,6 @@ The layout is that of `plugins/native/cuda/launch/pack.h`, which reads it; integ
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -17,11 +16,10 @@ from collections.abc import Sequence
 
 from raggedrt.errors import InputError
 from raggedrt.plugins.kernel_packs.compile import Kernel
-from raggedrt.plugins.kernel_packs.sources import unit_digest
-from raggedrt.plugins.kernel_packs.variants import VARIANTS, Variant
+from raggedrt.plugins.kernel_packs.digest import FORMAT, kernels_digest
+from raggedrt.plugins.kernel_packs.variants import Variant
 
 MAGIC = b"RRTPACK\x01"
-FORMAT = 1
 _HEADER = struct.Struct("<8s4IQ64s64s32s64x")
 _VARIANT = struct.Struct("<128s32s16i3Q8x")
 _ALIGNMENT = 256
@@ -51,15 +49,6 @@ class Pack:
     """Of the kernels it was made from."""
     toolchain: str
     kernels: tuple[PackedKernel, ...]
-
-
-@functools.lru_cache(maxsize=1)
-def kernels_digest() -> str:
-    """SHA-256 over everything that decides what kernels do and how they are chosen and called."""
-    digest = hashlib.sha256(f"{FORMAT}".encode())
-    for variant in VARIANTS:
-        digest.update(repr((dataclasses.astuple(variant), variant.macros, unit_digest(variant.source))).encode())
-    return digest.hexdigest()
 
 
 def pack_name(capability: int) -> str:

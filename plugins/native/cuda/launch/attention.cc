@@ -135,7 +135,7 @@ AttentionParams attention_params(const AttentionProblem& problem) {
 // ---- AttentionPlan -------------------------------------------------------------------------------------------------
 
 Status check(const AttentionPlanCall& call) {
-  RAGGEDRT_RETURN_IF_FAILED(check_problem(kAttentionPlan, call.problem, call.max_seqlen_q, call.max_seqlen_k));
+  RAGGEDRT_RETURN_IF_FAILED(check_lengths_and_mask(kAttentionPlan, call.problem, call.max_seqlen_q, call.max_seqlen_k));
   return check_work_items(kAttentionPlan, call.problem, 1);
 }
 
@@ -237,7 +237,8 @@ Status launch_by_tiles(const Launcher& launcher, const AttentionCall& call, cons
 
 Status check(const AttentionCall& call) {
   const AttentionProblem& problem = call.problem;
-  RAGGEDRT_RETURN_IF_FAILED(check_problem(kAttention, problem, call.max_seqlen_q, call.max_seqlen_k));
+  RAGGEDRT_RETURN_IF_FAILED(check_lengths_and_mask(kAttention, problem, call.max_seqlen_q, call.max_seqlen_k));
+  RAGGEDRT_RETURN_IF_FAILED(check_heads_and_scores(problem));
   if (call.work_list != nullptr && call.work_list_size != plan_layout(problem).size) {
     return refuse(kAttention, "the work list has " + std::to_string(call.work_list_size) + " integers, expected " +
                                   std::to_string(plan_layout(problem).size) +
@@ -252,6 +253,27 @@ Status workspace_bytes(const Device& device, const AttentionCall& call, size_t& 
   const Launcher launcher(device, kAttention, nullptr);
   RAGGEDRT_RETURN_IF_FAILED(choose_attention(call, launcher.table(), launcher.limits(), choice));
   bytes = memory_of(call, choice, nullptr).bytes;
+  return {};
+}
+
+// Splits times items times heads is at most the number of blocks that the device holds at once, and an item has at most
+// kWorkRows queries.
+Status workspace_bound(const Device& device, const AttentionCall& largest, size_t& bytes) {
+  RAGGEDRT_RETURN_IF_FAILED(check(largest));
+  AttentionChoice choice;
+  const Launcher launcher(device, kAttention, nullptr);
+  RAGGEDRT_RETURN_IF_FAILED(choose_attention(largest, launcher.table(), launcher.limits(), choice));
+  bytes = 0;
+  if (choice.by_rows) return {};
+  const AttentionProblem& problem = largest.problem;
+  const int64_t places = launcher.limits().multiprocessors * blocks_per_multiprocessor(*choice.variant, launcher.limits());
+  WorkspaceParts parts(nullptr);
+  if (largest.work_list == nullptr) parts.take<int32_t>(plan_layout(problem).size);
+  parts.take<int>(1);
+  parts.take<int>(kWorkHeader + 4 * places);
+  parts.take<float>(kWorkRows * places);
+  parts.take<float>(kWorkRows * places * problem.value_head_size);
+  bytes = parts.used();
   return {};
 }
 

@@ -22,7 +22,14 @@ bool compares_positions(const AttentionProblem& problem) {
          scores.distance_bias != nullptr || scores.rel_bucket != nullptr || scores.alibi_slopes != nullptr;
 }
 
-const char* refuse_shape(const AttentionProblem& problem) {
+const char* refuse_sizes(const AttentionProblem& problem, int64_t max_seqlen_q, int64_t max_seqlen_k) {
+  if (!fits(problem.sequences) || !fits(problem.total_q) || !fits(problem.total_k) || problem.sequences == kMost) {
+    return "sequences and tokens must be below 2^31";
+  }
+  return fits(max_seqlen_q) && fits(max_seqlen_k) ? nullptr : "max_seqlen must be below 2^31";
+}
+
+const char* refuse_heads(const AttentionProblem& problem) {
   if (problem.element != Element::kFloat && problem.element != Element::kHalf && problem.element != Element::kBFloat16) {
     return "queries, keys and values must be float32, float16 or bfloat16";
   }
@@ -31,11 +38,7 @@ const char* refuse_shape(const AttentionProblem& problem) {
     return "num_heads must be a positive multiple of kv_num_heads, at most 65535";
   }
   const auto served = [](int head_size) { return head_size > 0 && head_size <= raggedrt::kMaxHeadSize; };
-  if (!served(problem.head_size) || !served(problem.value_head_size)) return "head sizes must be between 1 and 256";
-  if (!fits(problem.sequences) || !fits(problem.total_q) || !fits(problem.total_k) || problem.sequences == kMost) {
-    return "sequences and tokens must be below 2^31";
-  }
-  return nullptr;
+  return served(problem.head_size) && served(problem.value_head_size) ? nullptr : "head sizes must be between 1 and 256";
 }
 
 const char* refuse_mask(const AttentionProblem& problem) {
@@ -56,7 +59,12 @@ const char* refuse_tiles(const AttentionProblem& problem) {
   if (tiles.block_size < 8 || tiles.block_size > 1024 || tiles.block_size % 8 != 0) {
     return "block_size must be a multiple of 8 from 8 to 1024";
   }
-  if (tiles.sequences != 1 && tiles.sequences != problem.sequences) return "tile_ptr must be [B|1, G, R+1]";
+  return tiles.sequences == 1 || tiles.sequences == problem.sequences ? nullptr : "tile_ptr must be [B|1, G, R+1]";
+}
+
+const char* refuse_tile_contents(const AttentionProblem& problem) {
+  const raggedrt::TileList& tiles = problem.tiles;
+  if (tiles.ptr == nullptr) return nullptr;
   if (tiles.head_group == nullptr && tiles.groups != 1 && tiles.groups != problem.num_heads) {
     return "a tile list needs head_group unless it has one group, or one per head";
   }
@@ -97,12 +105,11 @@ const char* refuse_scores(const AttentionProblem& problem) {
 
 }  // namespace
 
-Status check_problem(const char* op, const AttentionProblem& problem, int64_t max_seqlen_q, int64_t max_seqlen_k) {
-  const char* reason = refuse_shape(problem);
+Status check_lengths_and_mask(const char* op, const AttentionProblem& problem, int64_t max_seqlen_q,
+                              int64_t max_seqlen_k) {
+  const char* reason = refuse_sizes(problem, max_seqlen_q, max_seqlen_k);
   if (reason == nullptr) reason = refuse_mask(problem);
   if (reason == nullptr) reason = refuse_tiles(problem);
-  if (reason == nullptr) reason = refuse_scores(problem);
-  if (reason == nullptr && (!fits(max_seqlen_q) || !fits(max_seqlen_k))) reason = "max_seqlen must be below 2^31";
   if (reason != nullptr) return refuse(op, reason);
   if (problem.mask.global_count > kMaxGlobalTokens) {
     return refuse(op, "has " + std::to_string(problem.mask.global_count) + " global tokens, expected at most " +
@@ -115,6 +122,13 @@ Status check_problem(const char* op, const AttentionProblem& problem, int64_t ma
     }
   }
   return {};
+}
+
+Status check_heads_and_scores(const AttentionProblem& problem) {
+  const char* reason = refuse_heads(problem);
+  if (reason == nullptr) reason = refuse_tile_contents(problem);
+  if (reason == nullptr) reason = refuse_scores(problem);
+  return reason != nullptr ? refuse(kAttention, reason) : Status();
 }
 
 Status check_pointers(const AttentionProblem& problem) {

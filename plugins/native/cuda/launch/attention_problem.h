@@ -20,8 +20,10 @@ enum ScoreClass : int32_t { kPlainScores = 0, kScoreTerms = 1 };
 MaskClass mask_class(const AttentionProblem& problem);
 ScoreClass score_class(const AttentionProblem& problem);
 
-// Refuses what the host can see to be wrong.
-Status check_problem(const char* op, const AttentionProblem& problem, int64_t max_seqlen_q, int64_t max_seqlen_k);
+// Refuses what the host can see to be wrong: what a plan depends on, and the rest.
+Status check_lengths_and_mask(const char* op, const AttentionProblem& problem, int64_t max_seqlen_q,
+                              int64_t max_seqlen_k);
+Status check_heads_and_scores(const AttentionProblem& problem);
 // Refuses tensors without memory, and misaligned ones.
 Status check_pointers(const AttentionProblem& problem);
 

@@ -107,7 +107,8 @@ Status launch(const Device& device, const UnpackTokensCall& call, void* workspac
 // AttentionPlan: the work of one attention, sorted, and what is known of its keys' positions, for all layers with the
 // same lengths and mask.
 struct AttentionPlanCall {
-  AttentionProblem problem;  // as for attention; tensors of queries, keys, values, outputs and biases are not read
+  // As for attention, as far as lengths, positions, causality, mask and tiles.ptr with its sizes go; nothing else counts.
+  AttentionProblem problem;
   int64_t max_seqlen_q = 0;  // no sequence is longer
   int64_t max_seqlen_k = 0;
   int32_t* work_list = nullptr;  // device, int32 [work_list_size(problem)], aligned to 16 bytes
@@ -132,6 +133,9 @@ struct AttentionCall {
 
 Status check(const AttentionCall& call);
 Status workspace_bytes(const Device& device, const AttentionCall& call, size_t& bytes);
+// At least the workspace of every call that differs only in having no larger shapes. That of the largest shapes is not
+// enough: fewer queries may be computed in splits of their keys.
+Status workspace_bound(const Device& device, const AttentionCall& largest, size_t& bytes);
 Status launch(const Device& device, const AttentionCall& call, void* workspace, Stream stream);
 
 // MergeAttentionStates.
