@@ -212,6 +212,19 @@ RAGGEDRT_DEVICE void last_block(const IntrinsicsParams& params) {
   atomic_add_global(params.counts + 1, sum);
 }
 
+// One access of each kind per lane, `operand` words or 16-byte rows apart.
+RAGGEDRT_DEVICE void strides(const IntrinsicsParams& params) {
+  uint32_t* const shared = reinterpret_cast<uint32_t*>(shared_memory());
+  const int words = shared_memory_bytes() / 4;
+  for (int i = thread_index(); i < words; i += block_threads()) store_shared(shared + i, 1u);
+  sync_block();
+  const uint32_t word = load_shared(shared + lane_index() * params.operand);
+  uint32_t r[4];
+  load_matrix_x4(r, shared + 4 * lane_index() * params.operand);
+  store_global(params.results + lane_index(), word + r[0] + load_global(params.words + lane_index() * params.operand));
+  sync_block();
+}
+
 RAGGEDRT_DEVICE void run(const IntrinsicsParams& params) {
   switch (params.program) {
     case 0: return places(params);
@@ -225,6 +238,7 @@ RAGGEDRT_DEVICE void run(const IntrinsicsParams& params) {
     case 8: return conversions(params);
     case 9: return sizes(params);
     case 10: return last_block(params);
+    case 11: return strides(params);
   }
 }
 

@@ -1,17 +1,18 @@
-"""Every intrinsic in the emulator against its documented meaning, under many schedules."""
+"""Every intrinsic against its documented meaning: in the emulator under many schedules, and on a GPU."""
 
 from __future__ import annotations
 
 import ctypes
 import pathlib
+from collections.abc import Callable, Mapping
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from helpers.cuda_driver import DeviceKernels, cubin
 from helpers.emulator import Grid, Kernels, Memory, Variant, aligned, registered
-
-pytestmark = pytest.mark.emulated
+from raggedrt.plugins.kernel_packs.variants import CAPABILITIES
 
 SOURCE = pathlib.Path(__file__).parent / "intrinsics.cu"
 PROGRAMS = (
@@ -26,6 +27,7 @@ PROGRAMS = (
     "conversions",
     "sizes",
     "last_block",
+    "strides",
 )
 ELEMENTS = {"half": np.float16, "bfloat16": ml_dtypes.bfloat16}
 SEEDS = range(12)
@@ -41,13 +43,45 @@ class Params(ctypes.Structure):
     )
 
 
-@pytest.fixture(scope="module")
-def kernels() -> Kernels:
-    return Kernels(Variant(str(SOURCE), f"intrinsics_{name}", {"RAGGEDRT_ELEMENT": name}) for name in ELEMENTS)
+VARIANTS = [Variant(str(SOURCE), f"intrinsics_{name}", {"RAGGEDRT_ELEMENT": name}) for name in ELEMENTS]
+Addresses = Mapping[str, int]
+Launch = Callable[[str, Callable[[Addresses], Params], dict[str, tuple[np.ndarray, Memory]], Grid, int], None]
+
+
+def in_emulator() -> Launch:
+    kernels = Kernels(VARIANTS)
+
+    def launch(
+        entry: str,
+        params: Callable[[Addresses], Params],
+        arrays: dict[str, tuple[np.ndarray, Memory]],
+        grid: Grid,
+        seed: int,
+    ) -> None:
+        with registered(arrays):
+            kernels.run(
+                entry, params({name: array.ctypes.data for name, (array, _) in arrays.items()}), grid, seed=seed
+            )
+
+    return launch
+
+
+def on_gpu() -> Launch:
+    kernels = DeviceKernels(VARIANTS)
+    return lambda entry, params, arrays, grid, seed: kernels.run(entry, params, arrays, grid)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(in_emulator, marks=pytest.mark.emulated), pytest.param(on_gpu, marks=pytest.mark.cuda)],
+)
+def launch(request: pytest.FixtureRequest) -> Launch:
+    made: Launch = request.param()
+    return made
 
 
 def run(
-    kernels: Kernels,
+    launch: Launch,
     program: str,
     words: np.ndarray,
     results: int,
@@ -63,14 +97,15 @@ def run(
     given[:] = words.reshape(-1).view(np.uint32)
     out = aligned(results, np.uint32)
     counted = aligned(64, np.uint32) if counts is None else counts
-    memory = {
+    arrays = {
         "words": (given, Memory.INPUT),
         "results": (out, Memory.UNINITIALIZED),
         "counts": (counted, Memory.IN_OUT),
     }
-    params = Params(given.ctypes.data, out.ctypes.data, counted.ctypes.data, PROGRAMS.index(program), operand)
-    with registered(memory):
-        kernels.run(f"intrinsics_{element}", params, grid, seed=seed)
+    number = PROGRAMS.index(program)
+    launch(
+        f"intrinsics_{element}", lambda at: Params(**at, program=number, operand=operand), arrays, grid, seed
+    )  # fmt: skip
     return out
 
 
@@ -79,9 +114,9 @@ def random_words(count: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_places(kernels: Kernels, seed: int) -> None:
+def test_places(launch: Launch, seed: int) -> None:
     grid = Grid(3, 2, 96, 640)
-    out = run(kernels, "places", random_words(1), 8 * 6 * 96, grid, seed=seed).reshape(2, 3, 96, 8)
+    out = run(launch, "places", random_words(1), 8 * 6 * 96, grid, seed=seed).reshape(2, 3, 96, 8)
     y, x, thread = np.meshgrid(np.arange(2), np.arange(3), np.arange(96), indexing="ij")
     same = np.ones_like(x)
     expected = [thread, thread % 32, thread // 32, x, y, 3 * same, 2 * same, 640 * same]
@@ -90,9 +125,9 @@ def test_places(kernels: Kernels, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("operand", [0, 1, 2, 5, 16, 31])
-def test_shuffles(kernels: Kernels, seed: int, operand: int) -> None:
+def test_shuffles(launch: Launch, seed: int, operand: int) -> None:
     words = random_words(32)
-    out = run(kernels, "shuffles", words, 6 * 32, Grid(), seed=seed, operand=operand).reshape(6, 32)
+    out = run(launch, "shuffles", words, 6 * 32, Grid(), seed=seed, operand=operand).reshape(6, 32)
     lane = np.arange(32)
     up = np.where(lane >= operand, lane - operand, lane)
     down = np.where(lane + operand < 32, lane + operand, lane)
@@ -102,9 +137,9 @@ def test_shuffles(kernels: Kernels, seed: int, operand: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", ["none", "all", "mixed"])
-def test_votes(kernels: Kernels, seed: int, kind: str) -> None:
+def test_votes(launch: Launch, seed: int, kind: str) -> None:
     bits = {"none": np.zeros(128), "all": np.ones(128), "mixed": np.arange(128) % 3 == 0}[kind].astype(np.uint32)
-    out = run(kernels, "votes", bits, 3 * 128, Grid(threads=128), seed=seed).reshape(128, 3)
+    out = run(launch, "votes", bits, 3 * 128, Grid(threads=128), seed=seed).reshape(128, 3)
     masks = (bits.reshape(4, 32).astype(np.uint64) << np.arange(32, dtype=np.uint64)).sum(-1).repeat(32)
     np.testing.assert_array_equal(out[:, 0], masks)
     assert (out[:, 1] == bits.all()).all()
@@ -113,20 +148,20 @@ def test_votes(kernels: Kernels, seed: int, kind: str) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_load_matrix(kernels: Kernels, seed: int, transposed: bool) -> None:
+def test_load_matrix(launch: Launch, seed: int, transposed: bool) -> None:
     words = random_words(128)
     matrices = words.view(np.uint16).reshape(4, 8, 8)
     seen = matrices.transpose(0, 2, 1) if transposed else matrices
     expected = np.ascontiguousarray(seen).view(np.uint32).reshape(4, 32)  # lane l: row l/4, columns 2(l%4), +1
     grid = Grid(shared_bytes=512)
-    out = run(kernels, "matrices", words, 256, grid, seed=seed, operand=int(transposed)).reshape(32, 8)
+    out = run(launch, "matrices", words, 256, grid, seed=seed, operand=int(transposed)).reshape(32, 8)
     np.testing.assert_array_equal(out[:, :4], expected.T)
     np.testing.assert_array_equal(out[:, 4:6], expected[:2].T)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("element", ELEMENTS)
-def test_mma(kernels: Kernels, seed: int, element: str) -> None:
+def test_mma(launch: Launch, seed: int, element: str) -> None:
     random = np.random.default_rng(seed)
     a, b = (random.standard_normal(shape).astype(ELEMENTS[element]) for shape in ((16, 16), (16, 8)))
     c = random.standard_normal((16, 8)).astype(np.float32)
@@ -142,27 +177,27 @@ def test_mma(kernels: Kernels, seed: int, element: str) -> None:
         for i in range(4):
             place[lane, i] = g + 8 * (i >> 1), 2 * t + (i & 1)
             words[lane, 6 + i] = c[tuple(place[lane, i])].view(np.uint32)
-    out = run(kernels, "products", words, 128, Grid(), seed=seed, element=element).view(np.float32).reshape(32, 4)
+    out = run(launch, "products", words, 128, Grid(), seed=seed, element=element).view(np.float32).reshape(32, 4)
     expected = a.astype(np.float64) @ b.astype(np.float64) + c
-    np.testing.assert_allclose(out, expected[place[..., 0], place[..., 1]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out, expected[place[..., 0], place[..., 1]], rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_copy_async(kernels: Kernels, seed: int) -> None:
+def test_copy_async(launch: Launch, seed: int) -> None:
     words = random_words(512)
-    out = run(kernels, "copies", words, 7 * 128, Grid(threads=128, shared_bytes=7 * 512), seed=seed)
+    out = run(launch, "copies", words, 7 * 128, Grid(threads=128, shared_bytes=7 * 512), seed=seed)
     valid = np.arange(128)[:, None] % 2 == 0
     parts = [np.where(valid, words[: n * 128].reshape(128, n), 0).reshape(-1) for n in (4, 2, 1)]
     np.testing.assert_array_equal(out, np.concatenate(parts))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_atomics(kernels: Kernels, seed: int) -> None:
+def test_atomics(launch: Launch, seed: int) -> None:
     words = random_words(256)
     counts = aligned(64, np.uint32)
     counts[2] = 0xFFFFFFFF
     grid = Grid(x=4, threads=64, shared_bytes=16)
-    out = run(kernels, "atomics", words, 256, grid, seed=seed, counts=counts)
+    out = run(launch, "atomics", words, 256, grid, seed=seed, counts=counts)
     np.testing.assert_array_equal(np.sort(out), np.sort(words))
     assert counts[0] == words.sum(dtype=np.uint32)
     assert (counts[1], counts[2]) == (words.max(), words.min())
@@ -174,10 +209,10 @@ def test_atomics(kernels: Kernels, seed: int) -> None:
         np.testing.assert_array_equal(counts[8 + 4 * block : 12 + 4 * block], expected)
 
 
-def test_arithmetic(kernels: Kernels) -> None:
+def test_arithmetic(launch: Launch) -> None:
     x = np.random.default_rng(0).standard_normal(256).astype(np.float32) * 3
     x[:8] = [0.0, 1.0, -1.0, 0.3, -0.29, 1e-4, 50.0, -50.0]
-    out = run(kernels, "arithmetic", x, 12 * 256, Grid(threads=256), seed=1).reshape(256, 12)
+    out = run(launch, "arithmetic", x, 12 * 256, Grid(threads=256), seed=1).reshape(256, 12)
     floats = out.view(np.float32)
     exact = x.astype(np.float64)
     with np.errstate(divide="ignore"):
@@ -198,7 +233,7 @@ def test_arithmetic(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
-def test_conversions(kernels: Kernels, element: str) -> None:
+def test_conversions(launch: Launch, element: str) -> None:
     kind = ELEMENTS[element]
     words = random_words(1024)
     words[:512] = (
@@ -208,7 +243,7 @@ def test_conversions(kernels: Kernels, element: str) -> None:
     )
     words[:6] = np.array([0.0, -0.0, 65519.9, 65520.0, 2.0**-24, 2.0**-25], np.float32).view(np.uint32)
     words[6:8] = np.array([np.inf, -np.inf], np.float32).view(np.uint32)
-    out = run(kernels, "conversions", words, 6 * 1024, Grid(threads=1024), seed=2, element=element).reshape(1024, 6)
+    out = run(launch, "conversions", words, 6 * 1024, Grid(threads=1024), seed=2, element=element).reshape(1024, 6)
     floats = words.view(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         converted = floats.astype(kind)
@@ -223,15 +258,23 @@ def test_conversions(kernels: Kernels, element: str) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_access_sizes(kernels: Kernels, seed: int) -> None:
+def test_access_sizes(launch: Launch, seed: int) -> None:
     words = random_words(4 * 64)
-    out = run(kernels, "sizes", words, 8 * 64, Grid(threads=64, shared_bytes=1024), seed=seed)
+    out = run(launch, "sizes", words, 8 * 64, Grid(threads=64, shared_bytes=1024), seed=seed)
     np.testing.assert_array_equal(out, np.concatenate([words, words]))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_last_block_sees_all(kernels: Kernels, seed: int) -> None:
+def test_the_last_block_sees_all(launch: Launch, seed: int) -> None:
     words = random_words(5 * 64)
     counts = aligned(64, np.uint32)
-    run(kernels, "last_block", words, words.size, Grid(x=5, threads=64, shared_bytes=4), seed=seed, counts=counts)
+    run(launch, "last_block", words, words.size, Grid(x=5, threads=64, shared_bytes=4), seed=seed, counts=counts)
     assert counts[1] == words.sum(dtype=np.uint32)
+
+
+@pytest.mark.none
+@pytest.mark.parametrize("arch", CAPABILITIES)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.entry)
+def test_nvrtc_takes_every_intrinsic(variant: Variant, arch: int) -> None:
+    pytest.importorskip("cuda.core", reason="cuda-core is not installed (pip install 'raggedrt[cuda-build]')")
+    assert cubin(variant, arch).startswith(b"\x7fELF")
