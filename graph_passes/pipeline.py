@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from raggedrt.errors import FeatureError, InputError
+from raggedrt.graph_passes.attention_plans import plan_attention
 from raggedrt.graph_passes.axes.rule import PackingRefused
 from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean, infer_types
 from raggedrt.graph_passes.direct.lower import lower_directly
@@ -118,6 +119,8 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     fused = config.wants("fuse") and _fuse(model, config, report)
     ragged = packed and config.io == "ragged"
     report.inputs, report.outputs = io_roles(graph, understanding.analysis, original_outputs, ragged=ragged)
+    if CAPABILITIES[config.target].plans_attention:
+        report.record("plan_attention").matched = plan_attention(graph)
     finish(model)
     report.nodes_after = len(list(graph))
     _require(config, report, packed=packed, direct=bool(direct), fused=fused)

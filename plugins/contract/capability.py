@@ -42,6 +42,8 @@ class Capability:
     element_types: tuple[ElementType, ...]
     head_size_multiple: int
     max_head_size: int
+    plans_attention: bool = False
+    """Whether kernels divide their work by an `AttentionPlan`, which the layers then share."""
 
     def missing(self, features: Feature) -> Feature:
         """The bits of `features` that this target cannot serve."""
@@ -50,7 +52,7 @@ class Capability:
 
 CAPABILITIES: dict[str, Capability] = {
     "ort-cpu": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256),
-    "ort-cuda": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=128),
+    "ort-cuda": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256, plans_attention=True),
     # Function bodies serve there, and these have every feature.
     "tensorrt-rtx": Capability(_BUILT, FLOATS, head_size_multiple=1, max_head_size=1 << 16),
 }
