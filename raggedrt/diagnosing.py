@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from raggedrt import progress
-from raggedrt.errors import TargetError
+from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.contract.abi import ABI_VERSION
 from raggedrt.plugins.tensorrt.flavour import FLAVOURS, Flavour, gpu_capabilities, installed_version
 from raggedrt.targets import TARGETS
@@ -47,14 +47,24 @@ def version_line() -> str:
     return f"raggedrt {__version__}, op ABI {ABI_VERSION}, {library}"
 
 
-def doctor(*, build_ops: bool = False) -> Diagnosis:
-    """Look at this machine; with `build_ops`, first build the op library into the user's cache.
+def doctor(*, build_ops: bool = False, build_kernels: bool = False, compute_capability: str | None = None) -> Diagnosis:
+    """Look at this machine, after building what is wanted into the user's cache.
+
+    Args:
+        build_ops: build the op library.
+        build_kernels: build packs of the CUDA kernels, which needs NVRTC but no GPU.
+        compute_capability: GPUs to build packs for, `"80,86,89"`; default the GPU present, else every usual one.
 
     Raises:
-        TargetError: the op library cannot be built here; the message says what to install.
+        TargetError: what is wanted cannot be built here; the message says what to install.
+        InputError: compute capabilities that no GPU has.
     """
+    if compute_capability is not None and not build_kernels:
+        raise InputError("--compute-capability says what kernels are built for: use it with --build-kernels")
     if build_ops:
         _build_op_library()
+    if build_kernels:
+        _build_kernel_packs(compute_capability)
     facts = (
         ("RaggedRT", __version__),
         ("op ABI", str(ABI_VERSION)),
@@ -66,6 +76,7 @@ def doctor(*, build_ops: bool = False) -> Diagnosis:
         ("ONNX Runtime headers", _headers()),
         *((name, _package_version(name) or "not installed") for name in PACKAGES),
         ("op library", _library_state()),
+        ("CUDA kernel packs", _packs_state()),
         *((flavour.product, _builder_state(flavour)) for flavour in FLAVOURS.values()),
     )
     return Diagnosis(facts, tuple(_target_row(target.name) for target in TARGETS))
@@ -92,6 +103,27 @@ def _build_op_library() -> None:
         headers = obtain_ort_headers(cache_folder())
     progress.step("building the op library")
     build_library(library_path(source_digest()).parent, headers)
+
+
+def _build_kernel_packs(compute_capability: str | None) -> None:
+    from raggedrt.plugins.kernel_packs.lookup import build_pack, find_pack, parse_capabilities
+
+    for capability in parse_capabilities(compute_capability, gpu_capabilities()):
+        with contextlib.suppress(TargetError, InputError):
+            if find_pack(capability).capability == capability:
+                progress.step("the kernel pack for sm_%d is up to date", capability)
+                continue
+        progress.step("building the kernel pack for sm_%d", capability)
+        build_pack(capability)
+
+
+def _packs_state() -> str:
+    from raggedrt.plugins.kernel_packs.lookup import available_packs
+
+    packs = available_packs()
+    if not packs:
+        return "none (doctor --build-kernels builds them)"
+    return "; ".join(f"sm_{pack.capability}: {pack.path} ({pack.toolchain})" for pack in packs)
 
 
 def _target_row(name: str) -> tuple[str, str, str]:

@@ -13,12 +13,23 @@ from raggedrt.cli.console import print_json, print_table, print_text
 
 def doctor(
     build_ops: Annotated[bool, typer.Option("--build-ops", help="build the op library into the user's cache")] = False,
+    build_kernels: Annotated[
+        bool,
+        typer.Option("--build-kernels", help="build packs of the CUDA kernels into the user's cache; needs no GPU"),
+    ] = False,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(
+            "--compute-capability",
+            help="GPUs to build kernels for, such as 80,86,89; default the GPU present, else all",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Facts about this machine, then what each target needs."""
-    found = raggedrt.doctor(build_ops=build_ops)
+    found = raggedrt.doctor(build_ops=build_ops, build_kernels=build_kernels, compute_capability=compute_capability)
     if json:
         print_json(found.to_json())
         return
