@@ -56,7 +56,7 @@ def _replace(graph: ir.Graph, node: ir.Node, plan: ir.Node) -> None:
 
 def _counts_lengths(node: ir.Node, lengths: set[ir.Value]) -> bool:
     """Whether the mask depends on the lengths and nothing else, and slots without a token are not kept."""
-    keeps = "keep_slots" in node.attributes and any(node.attributes["keep_slots"].as_ints())
+    keeps = "keep_slots" in node.attributes and node.attributes["keep_slots"].as_ints()
     if keeps or ("capacity" in node.attributes and node.attributes["capacity"].as_int()) or len(node.inputs) > 1:
         return False
     pending, seen = [node.inputs[0]], set[ir.Value]()
