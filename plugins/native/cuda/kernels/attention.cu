@@ -59,8 +59,8 @@ class ItemAttention {
   RAGGEDRT_DEVICE ItemAttention(const AttentionParams& params, const Item& item)
       : params_(params),
         item_(item),
-        key_offsets_(FragmentOffsets::kRowsFirst),
-        value_offsets_(FragmentOffsets::kColumnsFirst),
+        key_offsets_(item.lane, FragmentOffsets::kRowsFirst),
+        value_offsets_(item.lane, FragmentOffsets::kColumnsFirst),
         active_(uniform_warp_index() * kWarpRows < item.rows) {}
 
   RAGGEDRT_DEVICE void run() {
@@ -86,7 +86,7 @@ class ItemAttention {
   RAGGEDRT_DEVICE void load_queries() {
     copy_async_wait<kStages - 1>();
     sync_block();
-    if (active_) queries_.load();
+    if (active_) queries_.load(value_offsets_);
   }
 
   RAGGEDRT_DEVICE void visit_all() {

@@ -92,7 +92,7 @@ struct Stage {
 constexpr int kHidden = -2;
 constexpr int kShown = -1;
 
-// The queries of one item and head, and the keys that may be theirs. Equal in all threads of a block.
+// The queries of one item and head, and the keys that may be theirs. Equal in all threads of a block, but for `lane`.
 struct Item {
   int sequence;
   int head;
@@ -104,6 +104,8 @@ struct Item {
   int first_key;    // token of key 0
   int keys;         // of the sequence
   int shift;        // of the position of a query without positions
+  int lane;         // lane_index(), but the compiler cannot know that it is the same for every item: what follows from
+                    // it is computed where it is used, and takes no registers for as long as the block lives
 };
 
 RAGGEDRT_DEVICE Item make_item(const AttentionParams& params, int number) {
@@ -123,6 +125,7 @@ RAGGEDRT_DEVICE Item make_item(const AttentionParams& params, int number) {
   item.keys = load_global_readonly(params.cu_seqlens_k + item.sequence + 1) - item.first_key;
   const int queries = load_global_readonly(params.cu_seqlens_q + item.sequence + 1) - queries_begin;
   const bool at_the_end = params.causal != 0 && params.positions_q == nullptr && params.positions_k == nullptr;
+  item.lane = shuffle(lane_index(), lane_index());
   item.shift = at_the_end ? item.keys - queries : 0;
   return item;
 }

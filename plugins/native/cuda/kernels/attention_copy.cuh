@@ -23,8 +23,7 @@ class FragmentOffsets {
   // In which order a lane's group of eight gets the four 8x8 matrices: those of eight rows, or of eight columns, first.
   enum Order { kRowsFirst, kColumnsFirst };
 
-  RAGGEDRT_DEVICE explicit FragmentOffsets(Order order) {
-    const int lane = lane_index();
+  RAGGEDRT_DEVICE FragmentOffsets(int lane, Order order) {
     const int row_half = order == kRowsFirst ? lane / 16 : lane / 8 % 2;
     const int column_half = order == kRowsFirst ? lane / 8 % 2 : lane / 16;
     first_ = vector_offset(lane % 8 + 8 * row_half, column_half);
@@ -43,8 +42,8 @@ struct Place {
   int row;
   int vector;
 
-  RAGGEDRT_DEVICE explicit Place(int step) {
-    const int thread = thread_index();
+  RAGGEDRT_DEVICE Place(const Item& item, int step) {
+    const int thread = warp_index() * 32 + item.lane;
     if constexpr (kThreads % kVectors == 0) {  // then only the row depends on the step
       row = step * (kThreads / kVectors) + thread / kVectors;
       vector = thread % kVectors;
@@ -64,7 +63,7 @@ RAGGEDRT_DEVICE void copy_queries(const AttentionParams& params, const Item& ite
   static_assert(kSteps * kThreads == kRows * kVectors, "every thread copies as much");
   RAGGEDRT_UNROLL
   for (int step = 0; step < kSteps; ++step) {
-    const Place place(step);
+    const Place place(item, step);
     const unsigned offset = static_cast<unsigned>(place.row * stride + place.vector * 16);
     copy_async_16(shared_memory() + kQueryOffset + place.shared_offset(), from + offset, place.row < item.rows);
   }
@@ -83,7 +82,7 @@ RAGGEDRT_DEVICE void copy_keys(const AttentionParams& params, const Item& item, 
   const int left = item.keys - first;
   RAGGEDRT_UNROLL
   for (int step = 0; step < kCopySteps; ++step) {
-    const Place place(step);
+    const Place place(item, step);
     const unsigned offset = static_cast<unsigned>(place.row * stride + place.vector * 16);
     copy_async_16(stage.keys + place.shared_offset(), keys + offset, place.row < left);
     copy_async_16(stage.values + place.shared_offset(), values + offset, place.row < left);
@@ -100,7 +99,7 @@ RAGGEDRT_DEVICE void gather_keys(const AttentionParams& params, const Item& item
   const char* values = static_cast<const char*>(params.value) + origin;
   RAGGEDRT_UNROLL
   for (int step = 0; step < kCopySteps; ++step) {
-    const Place place(step);
+    const Place place(item, step);
     const int key = index(place.row);
     const bool valid = static_cast<unsigned>(key) < static_cast<unsigned>(item.keys);
     const int64_t offset = int64_t{valid ? key : 0} * stride + place.vector * 16;

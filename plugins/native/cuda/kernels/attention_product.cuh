@@ -15,8 +15,7 @@ constexpr unsigned kAllGroups = (1u << kKeyGroups) - 1;
 struct Queries {
   uint32_t fragment[kRowBlocks][kSlices][4];
 
-  RAGGEDRT_DEVICE void load() {
-    const FragmentOffsets offsets(FragmentOffsets::kColumnsFirst);
+  RAGGEDRT_DEVICE void load(const FragmentOffsets& offsets) {
     const char* rows = shared_memory() + kQueryOffset + warp_index() * kWarpRows * kRowBytes;
     RAGGEDRT_UNROLL
     for (int block = 0; block < kRowBlocks; ++block) {

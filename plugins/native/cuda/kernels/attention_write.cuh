@@ -40,13 +40,14 @@ RAGGEDRT_DEVICE RowResults finish_rows(const Running& running, const float* sink
 }
 
 RAGGEDRT_DEVICE void write_lse(const AttentionParams& params, const Item& item, const RowResults& results, float* lse) {
-  if (lane_index() % 4 != 0) return;
+  const int lane = item.lane;
+  if (lane % 4 != 0) return;
   float* line = lse + int64_t{item.head} * params.total_q + item.first_query;
   RAGGEDRT_UNROLL
   for (int block = 0; block < kRowBlocks; ++block) {
     RAGGEDRT_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int row = warp_index() * kWarpRows + block * 16 + half * 8 + lane_index() / 4;
+      const int row = warp_index() * kWarpRows + block * 16 + half * 8 + lane / 4;
       if (row < item.rows) store_global(line + row, results.lse[block][half]);
     }
   }
@@ -56,7 +57,7 @@ RAGGEDRT_DEVICE void write_lse(const AttentionParams& params, const Item& item, 
 RAGGEDRT_DEVICE void write_output(const AttentionParams& params, const Item& item, const Running& running,
                                   const RowResults& results) {
   char* gathered = shared_memory() + kQueryOffset + warp_index() * kWarpRows * kRowBytes;
-  const int lane = lane_index();
+  const int lane = item.lane;
   sync_warp();
   RAGGEDRT_UNROLL
   for (int block = 0; block < kRowBlocks; ++block) {
@@ -91,7 +92,7 @@ RAGGEDRT_DEVICE void write_part(const AttentionParams& params, const Item& item,
   const int64_t stride = int64_t{params.num_heads} * kHeadSize;
   float* to = params.split_output + (int64_t{item.split} * params.total_q + item.first_query) * stride +
               item.head * kHeadSize;
-  const int lane = lane_index();
+  const int lane = item.lane;
   RAGGEDRT_UNROLL
   for (int block = 0; block < kRowBlocks; ++block) {
     RAGGEDRT_UNROLL
