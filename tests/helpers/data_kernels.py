@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import ctypes
 import dataclasses
 import functools
@@ -40,14 +39,6 @@ class TokenCopyParams(ctypes.Structure):
         *((name, _POINTER) for name in ("source", "target", "token_index", "key_position", "token_of_slot")),
         *((name, _INT) for name in ("tokens", "slots", "row_bytes")),
     )
-
-
-class FillParams(ctypes.Structure):
-    _fields_ = (("target", _POINTER), ("count", ctypes.c_longlong), ("value", ctypes.c_uint))
-
-
-class CastParams(ctypes.Structure):
-    _fields_ = (("source", _POINTER), ("target", _POINTER), ("count", ctypes.c_longlong))
 
 
 class WorkListParams(ctypes.Structure):
@@ -92,16 +83,6 @@ class CombineParams(ctypes.Structure):
     )
 
 
-class ClearTailParams(ctypes.Structure):
-    _fields_ = (
-        ("cu_seqlens_q", _POINTER),
-        ("sequences", _INT),
-        ("output", _POINTER),
-        ("lse", _POINTER),
-        *((name, _INT) for name in ("total_q", "row_elements", "num_heads")),
-    )
-
-
 def fields(structure: type[ctypes.Structure], **values: object) -> ctypes.Structure:
     """A struct with these fields; an array stands for its address, None for a null pointer, a sequence for an array."""
     params = structure()
@@ -121,10 +102,6 @@ def device_array(values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> A
     made = aligned(given.shape, given.dtype)
     made[...] = given
     return made
-
-
-SKIPPED: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("SKIPPED", default=None)
-"""Barrier that launches leave out: end of its file's path, and line."""
 
 
 @dataclasses.dataclass
@@ -157,7 +134,7 @@ class Emulated:
         with registered(self.memory):
             return [
                 kernel(variant.source, tuple(sorted(variant.macros.items()))).run(
-                    variant.entry, params, grid, seed=self.seed + place if self.seed else 0, skip=SKIPPED.get()
+                    variant.entry, params, grid, seed=self.seed + place if self.seed else 0
                 )
                 for place, (variant, params, grid) in enumerate(launches)
             ]

@@ -64,20 +64,6 @@ constexpr int vector_bytes(unsigned long long bits) {
   return bits % 16 == 0 ? 16 : bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : bits % 2 == 0 ? 2 : 1;
 }
 
-// fill: sets `count` 32-bit words.
-struct FillParams {
-  unsigned* target;
-  long long count;
-  unsigned value;
-};
-
-// cast: target[i] = source[i], from RAGGEDRT_SOURCE to RAGGEDRT_TARGET (half, bfloat16, float32).
-struct CastParams {
-  const void* source;
-  void* target;
-  long long count;
-};
-
 // ---- Work list -----------------------------------------------------------------------------------------------------
 
 constexpr int kWorkClasses = 64;
@@ -229,17 +215,6 @@ struct CombineParams {
   int total_q;
   int num_heads;
   int value_head_size;
-};
-
-// clear_tail: rows of attention's output from cu_seqlens_q[sequences] on become 0, their lse -inf. RAGGEDRT_ELEMENT.
-struct ClearTailParams {
-  const int* cu_seqlens_q;
-  int sequences;
-  void* output;  // [total_q, row_elements]
-  float* lse;    // [num_heads, total_q]; may be null
-  int total_q;
-  int row_elements;
-  int num_heads;
 };
 
 // ---- Row-wise attention --------------------------------------------------------------------------------------------

@@ -164,19 +164,5 @@ RAGGEDRT_DEVICE void combine_splits(const cuda::CombineParams& params) {
   }
 }
 
-RAGGEDRT_DEVICE void clear_tail(const cuda::ClearTailParams& params) {
-  const int end = maximum(0, load_global_readonly(params.cu_seqlens_q + params.sequences));
-  const long long first = static_cast<long long>(block_index_x()) * block_threads() + thread_index();
-  const long long stride = static_cast<long long>(grid_size_x()) * block_threads();
-  const long long elements = static_cast<long long>(params.total_q) * params.row_elements;
-  for (long long i = static_cast<long long>(end) * params.row_elements + first; i < elements; i += stride) {
-    store_global(static_cast<Element*>(params.output) + i, from_float<Element>(0.0f));
-  }
-  const long long tail = params.total_q - end;
-  for (long long i = first; params.lse != nullptr && tail > 0 && i < tail * params.num_heads; i += stride) {
-    store_global(params.lse + i / tail * params.total_q + end + i % tail, -infinity());
-  }
-}
-
 }  // namespace
 }  // namespace raggedrt::device::merge

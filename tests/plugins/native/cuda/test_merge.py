@@ -1,4 +1,4 @@
-"""Merging of attention states, of splits, and rows of no sequence, in the emulator."""
+"""Merging of attention states and of splits in the emulator."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 from helpers.data_kernels import (
     DATA_THREADS,
     Array,
-    ClearTailParams,
     CombineParams,
     Emulated,
     MergeParams,
     fields,
     variant_of,
 )
-from helpers.emulator import Grid, Memory, aligned
+from helpers.emulator import Grid
 from helpers.tolerances import ATTENTION, assert_close
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES, REFERENCES
@@ -137,18 +136,3 @@ def test_rows_of_no_sequence_are_zero_whatever_the_splits_say() -> None:
     np.testing.assert_array_equal(made[:4], 1)
     np.testing.assert_array_equal(made[4:], 0)
     assert np.isneginf(made_lse[:, 4:]).all()
-
-
-@pytest.mark.parametrize("end", [0, 3, 7])
-def test_clear_tail(end: int) -> None:
-    output, lse = aligned((7, 6), np.float16, 1), aligned((2, 7), np.float32, 1)
-    offsets = aligned(3, np.int32)
-    offsets[:] = [0, 1, end]
-    call = Emulated(2, {"cu": (offsets, Memory.INPUT), "output": (output, Memory.IN_OUT), "lse": (lse, Memory.IN_OUT)})
-    sizes = {"sequences": 2, "total_q": 7, "row_elements": 6, "num_heads": 2}
-    params = fields(ClearTailParams, cu_seqlens_q=offsets, output=output, lse=lse, **sizes)
-    call.run((variant_of("clear_tail", RAGGEDRT_ELEMENT="half"), params, GRID))
-    assert (output[:end] == 1).all()
-    assert not output[end:].any()
-    assert (lse[:, :end] == 1).all()
-    assert np.isneginf(lse[:, end:]).all()

@@ -1,25 +1,21 @@
-"""Pack, unpack, fill and cast in the emulator against the references, bit for bit."""
+"""Pack and unpack in the emulator against the references, bit for bit."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 from helpers.data_kernels import (
     DATA_THREADS,
     Array,
-    CastParams,
     Emulated,
-    FillParams,
     TokenCopyParams,
-    device_array,
     fields,
     variant_of,
 )
-from helpers.emulator import Grid, Memory, aligned
+from helpers.emulator import Grid
 from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Inputs
 from raggedrt.plugins.ops.case import Case, Group
@@ -133,30 +129,3 @@ def test_an_index_past_the_slots_reads_and_writes_nothing() -> None:
     padded = unpack({"packed": packed, "token_index": index}, np.empty((2, 3, 8), np.float32))
     np.testing.assert_array_equal(padded.reshape(6, 8)[1:5], 0)
     np.testing.assert_array_equal(padded.reshape(6, 8)[[0, 5]], x.reshape(6, 8)[[0, 5]])
-
-
-def test_fill() -> None:
-    target = aligned(1000, np.uint32, 7)
-    call = Emulated(1, {"target": (target, Memory.IN_OUT)})
-    call.run((variant_of("fill"), fields(FillParams, target=target, count=997, value=0xFFFFFFFF), GRID))
-    assert (target[:997] == 0xFFFFFFFF).all()
-    assert (target[997:] == 7).all()
-
-
-TYPES = {"half": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
-
-
-@pytest.mark.parametrize("target", TYPES)
-@pytest.mark.parametrize("source", TYPES)
-def test_cast(source: str, target: str) -> None:
-    rng = np.random.default_rng(2)
-    with np.errstate(over="ignore"):
-        values = (rng.standard_normal(1001) * 10.0 ** rng.integers(-9, 9, 1001)).astype(TYPES[source])
-    values[:5] = [0, np.inf, -np.inf, -0.0, 65504]
-    given, made = device_array(values), aligned(1001, TYPES[target])
-    call = Emulated(3, {"source": (given, Memory.INPUT), "target": (made, Memory.UNINITIALIZED)})
-    params = fields(CastParams, source=given, target=made, count=1001)
-    call.run((variant_of("cast", RAGGEDRT_SOURCE=source, RAGGEDRT_TARGET=target), params, GRID))
-    with np.errstate(over="ignore"):
-        expected = values.astype(np.float32).astype(TYPES[target])
-    np.testing.assert_array_equal(made.view(np.uint8), expected.view(np.uint8))
