@@ -17,9 +17,11 @@ import subprocess
 import tempfile
 
 from raggedrt.errors import TargetError
+from raggedrt.plugins.kernel_packs.digest import kernels_digest
 from raggedrt.plugins.native import codegen
 from raggedrt.plugins.native.cache import LIBRARY_NAME, library_path
 from raggedrt.plugins.native.headers import find_ort_headers, obtain_ort_headers
+from raggedrt.plugins.native.objects import cached_object
 
 __all__ = [
     "build_in_cache",
@@ -33,8 +35,8 @@ __all__ = [
 SOURCE_FOLDER = pathlib.Path(__file__).resolve().parent
 COMPILERS = ("c++", "g++", "clang++")
 COMPILE_TIMEOUT_SECONDS = 900
-NOT_IN_THE_LIBRARY = ("cuda/device/", "cuda/emulator/")
-"""Folders of device code and of the emulator, which `emulated.py` and the kernel packs build."""
+NOT_IN_THE_LIBRARY = ("cuda/device/", "cuda/emulator/", "tensorrt/")
+"""Folders of device code, the emulator and TensorRT plugins, which other modules build."""
 
 COMMON_FLAGS = (
     "-std=c++17",
@@ -84,15 +86,33 @@ CPU_SOURCES = (
 )
 NODE_SOURCES = (
     "node/block_mask.cc",
+    "node/guard.cc",
     "node/merge_states.cc",
     "node/packing.cc",
     "node/ragged_attention.cc",
 )
 """What makes problems of nodes, for every runtime."""
+LAUNCH_SOURCES = (
+    "cuda/launch/attention.cc",
+    "cuda/launch/attention_check.cc",
+    "cuda/launch/attention_choice.cc",
+    "cuda/launch/block_mask.cc",
+    "cuda/launch/device.cc",
+    "cuda/launch/driver.cc",
+    "cuda/launch/pack.cc",
+    "cuda/launch/packing.cc",
+    "cuda/launch/variants.cc",
+)
+"""What launches device kernels. No toolkit is needed: the driver is opened at run time."""
 ORT_SOURCES = (
     "ort/adapter.cc",
     "ort/attention_plan.cc",
     "ort/block_mask.cc",
+    "ort/cuda_adapter.cc",
+    "ort/cuda_attention.cc",
+    "ort/cuda_block_mask.cc",
+    "ort/cuda_packing.cc",
+    "ort/cuda_staging.cc",
     "ort/library.cc",
     "ort/merge_attention_states.cc",
     "ort/packing_plan.cc",
@@ -119,7 +139,7 @@ def compile_units(machine: str) -> tuple[Unit, ...]:
     ]
     plain = [
         Unit(source, source.replace("/", "_").removesuffix(".cc"))
-        for source in (*CPU_SOURCES, *NODE_SOURCES, *ORT_SOURCES)
+        for source in (*CPU_SOURCES, *NODE_SOURCES, *LAUNCH_SOURCES, *ORT_SOURCES)
     ]
     return (*simd, *plain)
 
@@ -139,7 +159,7 @@ def _digest(generated: str) -> str:
         content = path.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    digest.update(generated.encode())
+    digest.update((generated + kernels_digest()).encode())
     digest.update(repr((COMMON_FLAGS, LINK_FLAGS, EXPORTS, INSTRUCTION_SETS)).encode())
     return digest.hexdigest()
 
@@ -220,16 +240,15 @@ def build_library(
     with tempfile.TemporaryDirectory(prefix=".build-", dir=output_dir) as scratch:
         folder = pathlib.Path(scratch)
         (folder / codegen.FILE_NAME).write_text(codegen.ops_header(), encoding="utf-8")
-        flags = [
-            *COMMON_FLAGS,
-            *extra_flags,
-            f'-DRAGGEDRT_SOURCE_DIGEST="{source_digest()}"',
-            f'-DRAGGEDRT_VERSION="{version or installed_version()}"',
-            f"-I{SOURCE_FOLDER}",
-            f"-I{folder}",
-            f"-isystem{headers}",
-        ]
-        objects = [_compile(compiler, unit, flags, folder) for unit in compile_units(platform.machine())]
+        facts = {
+            "RAGGEDRT_SOURCE_DIGEST": source_digest(),
+            "RAGGEDRT_VERSION": version or installed_version(),
+            "RAGGEDRT_KERNEL_DIGEST": kernels_digest(),
+        }
+        flags = [*COMMON_FLAGS, *extra_flags, f"-isystem{headers}"]
+        folders = (SOURCE_FOLDER, folder)
+        units = compile_units(platform.machine())
+        objects = [_compile(compiler, unit, flags, facts, folders) for unit in units]
         library = folder / LIBRARY_NAME
         exports = folder / "exports.map"
         exports.write_text(f"{{ global: {' '.join(f'{name};' for name in EXPORTS)} local: *; }};\n", encoding="utf-8")
@@ -239,10 +258,19 @@ def build_library(
     return output_dir / LIBRARY_NAME
 
 
-def _compile(compiler: str, unit: Unit, flags: list[str], folder: pathlib.Path) -> str:
-    target = folder / f"{unit.name}.o"
-    _check_run([compiler, *flags, *unit.flags, "-c", str(SOURCE_FOLDER / unit.source), "-o", str(target)])
-    return str(target)
+def _compile(
+    compiler: str, unit: Unit, flags: list[str], facts: dict[str, str], folders: tuple[pathlib.Path, ...]
+) -> str:
+    source = SOURCE_FOLDER / unit.source
+    text = source.read_text(encoding="utf-8")
+    # Facts about the build are named in sources, never in headers; the others' objects do not change with them.
+    named = [f'-D{name}="{value}"' for name, value in facts.items() if name in text]
+    command = [compiler, *flags, *named, *unit.flags]
+
+    def compile_to(target: pathlib.Path) -> None:
+        _check_run([*command, *(f"-I{folder}" for folder in folders), "-c", str(source), "-o", str(target)])
+
+    return str(cached_object(source, command, folders, compile_to))
 
 
 def _check_run(command: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from raggedrt.errors import InputError, TargetError
@@ -14,15 +15,18 @@ if TYPE_CHECKING:
     from raggedrt.plugins.runtime.library import LibraryInfo
 
 
-def check_library(facts: ModelFacts, info: LibraryInfo, where: str) -> None:
+def check_library(facts: ModelFacts, info: LibraryInfo, where: str, *, cuda: bool = False) -> None:
     """Check that the op library serves every node of the model; `where` names the model.
+
+    `cuda`: by its kernels for the CUDA provider.
 
     Raises:
         TargetError: a node has an ABI version, an op or a feature bit that the library does not know.
         InputError: a node lacks the attributes that say so.
     """
+    features = info.cuda_features if cuda else info.features
     for node in facts.nodes:
-        _check_node(node, info, where)
+        _check_node(node, info, features, where)
 
 
 def check_bodies(facts: ModelFacts, where: str) -> None:
@@ -51,7 +55,7 @@ def warn_if_inlined(facts: ModelFacts, where: str) -> None:
             )
 
 
-def _check_node(node: OpNode, info: LibraryInfo, where: str) -> None:
+def _check_node(node: OpNode, info: LibraryInfo, features: Mapping[str, Feature], where: str) -> None:
     named = f"{where}: node {node.name!r} ({node.op_type})"
     if node.abi is None or node.features is None or node.features < 0:
         raise InputError(f"{named} lacks the attributes abi and features; rewrite the model.")
@@ -59,11 +63,11 @@ def _check_node(node: OpNode, info: LibraryInfo, where: str) -> None:
     remedy = "install a RaggedRT that knows it, or run on function bodies with native=False."
     if not 1 <= node.abi <= info.abi:
         raise TargetError(f"{named} needs op ABI {node.abi}, and {library} has {info.abi}; {remedy}")
-    if node.op_type not in info.features and node.has_body:
+    if node.op_type not in features and node.has_body:
         return  # ONNX Runtime runs the body of an op that the library does not register
-    if node.op_type not in info.features:
+    if node.op_type not in features:
         raise TargetError(f"{named}: {library} has no such op; {remedy}")
-    if unknown := node.features & ~int(info.features[node.op_type]):
+    if unknown := node.features & ~int(features[node.op_type]):
         raise TargetError(f"{named} uses {feature_names(unknown)}, which {library} does not know; {remedy}")
 
 

@@ -23,11 +23,13 @@ class LibraryInfo:
     version: str
     abi: int
     features: dict[str, Feature]
-    """Feature bits served, by op."""
+    """Feature bits served on a CPU, by op."""
     digest: str
     """SHA-256 of the sources it was built from."""
     isa: tuple[str, ...]
     """Instruction sets of this CPU that it has kernels for, best first."""
+    cuda_features: dict[str, Feature] = dataclasses.field(default_factory=dict)
+    """Feature bits served by the CUDA provider's kernels, by op."""
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -92,6 +94,7 @@ def _load_info(path: pathlib.Path, _modified: int, _inode: int) -> LibraryInfo:
         version=facts["version"],
         abi=facts["abi"],
         features={op: Feature(bits) for op, bits in facts["features"].items()},
+        cuda_features={op: Feature(bits) for op, bits in facts.get("cuda_features", {}).items()},
         digest=facts["digest"],
         isa=tuple(facts["isa"]),
     )

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 Native = Literal["auto"] | bool
 Providers = Sequence[str | tuple[str, Mapping[str, Any]]]
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
 DEFAULT_PROVIDERS: Providers = ("CPUExecutionProvider",)
 PROVIDER_EXTRAS = {
     "CPUExecutionProvider": "cpu",
-    "CUDAExecutionProvider": "cuda",
+    CUDA_PROVIDER: "cuda",
     "TensorrtExecutionProvider": "tensorrt",
 }
 """What to install for an execution provider that is missing."""
@@ -110,7 +111,8 @@ def create_session(
     check_providers(runtime, providers)
     warn_if_inlined(model.facts, model.name)
     if library is not None:
-        check_library(model.facts, library_info(library), model.name)
+        cuda = CUDA_PROVIDER in map(provider_name, providers)
+        check_library(model.facts, library_info(library), model.name, cuda=cuda)
     else:
         check_bodies(model.facts, model.name)
         if warn_bodies and model.facts.nodes:

@@ -34,7 +34,7 @@ from raggedrt.plugins.runtime.layouts import (
     zero_rows,
 )
 from raggedrt.plugins.runtime.model_input import ModelInput
-from raggedrt.plugins.runtime.ort import Native, Providers, create_session, find_library
+from raggedrt.plugins.runtime.ort import CUDA_PROVIDER, Native, Providers, create_session, find_library
 from raggedrt.plugins.runtime.ort_errors import RUN_ERRORS, translated
 from raggedrt.plugins.runtime.ort_values import BFLOAT16, run_with_values
 from raggedrt.plugins.runtime.signature import make_signature, numpy_dtype
@@ -44,7 +44,6 @@ from raggedrt.plugins.tensorrt.runner import EngineRunner, open_engine
 if TYPE_CHECKING:
     import onnxruntime
 
-CUDA_PROVIDER = "CUDAExecutionProvider"
 TARGET_PROVIDERS: dict[str, tuple[str, ...]] = {
     "ort-cpu": ("CPUExecutionProvider",),
     "ort-cuda": (CUDA_PROVIDER, "CPUExecutionProvider"),

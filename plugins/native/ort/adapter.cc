@@ -4,6 +4,8 @@
 
 #include <thread>
 
+#include "ort/cuda_adapter.h"
+
 namespace raggedrt::ort {
 
 const OrtApi* api = nullptr;
@@ -21,6 +23,32 @@ bool succeeded(OrtStatus* status) {
   if (status != nullptr) api->ReleaseStatus(status);
   return status == nullptr;
 }
+
+class MemoryInfo {
+ public:
+  static MemoryInfo host() {
+    MemoryInfo info;
+    check(api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &info.info_), "memory");
+    return info;
+  }
+  static MemoryInfo device(int ordinal) {
+    MemoryInfo info;
+    check(api->CreateMemoryInfo("Cuda", OrtArenaAllocator, ordinal, OrtMemTypeDefault, &info.info_), "device memory");
+    return info;
+  }
+  ~MemoryInfo() {
+    if (info_ != nullptr) api->ReleaseMemoryInfo(info_);
+  }
+  MemoryInfo(MemoryInfo&& other) noexcept : info_(other.info_) { other.info_ = nullptr; }
+  MemoryInfo& operator=(MemoryInfo&&) = delete;
+
+  const OrtMemoryInfo* get() const { return info_; }
+
+ private:
+  MemoryInfo() = default;
+
+  OrtMemoryInfo* info_ = nullptr;
+};
 
 }  // namespace
 
@@ -70,8 +98,10 @@ void NodeInfo::refuse(const std::string& reason) const {
 }
 
 Context::~Context() {
-  for (void* block : blocks_) allocator_->Free(allocator_, block);
-  if (allocator_ != nullptr) api->ReleaseAllocator(allocator_);
+  for (const Arena* arena : {&host_, &device_}) {
+    for (void* block : arena->blocks) arena->allocator->Free(arena->allocator, block);
+    if (arena->allocator != nullptr) api->ReleaseAllocator(arena->allocator);
+  }
 }
 
 void Context::fail(const std::string& reason) const {
@@ -132,24 +162,54 @@ size_t Context::max_workers() const {
   return processors;
 }
 
-void* Context::allocate(size_t bytes) {
-  if (allocator_ == nullptr) {  // the session's own arena: memory of the last call is reused without page faults
-    OrtMemoryInfo* memory = nullptr;
-    check(api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "memory");
-    OrtStatus* status = api->KernelContext_GetAllocator(context_, memory, &allocator_);
-    api->ReleaseMemoryInfo(memory);
-    check(status, "allocator");
-  }
-  void* block = allocator_->Alloc(allocator_, bytes);
+void Context::open(Arena& arena, const OrtMemoryInfo* memory) {
+  if (arena.allocator == nullptr) check(api->KernelContext_GetAllocator(context_, memory, &arena.allocator), "allocator");
+}
+
+void* Context::keep(Arena& arena, void* block, size_t bytes) const {
   if (block == nullptr && bytes > 0) fail("out of memory (" + std::to_string(bytes) + " bytes)");
-  blocks_.push_back(block);
+  arena.blocks.push_back(block);
   return block;
+}
+
+void* Context::allocate(size_t bytes) {
+  // The session's own arena: memory of the last call is reused without page faults.
+  const MemoryInfo memory = MemoryInfo::host();
+  open(host_, memory.get());
+  return keep(host_, host_.allocator->Alloc(host_.allocator, bytes), bytes);
+}
+
+void* Context::stream() const {
+  void* stream = nullptr;
+  check(api->KernelContext_GetGPUComputeStream(context_, &stream), "stream");
+  return stream;
+}
+
+void* Context::device_memory(size_t bytes, int ordinal) {
+#ifdef RAGGEDRT_CUDA_ON_CPU_PROVIDER
+  (void)ordinal;  // the CPU provider has no streams, which memory could follow
+  return allocate(bytes + cuda::kWorkspaceAlignment);
+#else
+  const MemoryInfo memory = MemoryInfo::device(ordinal);
+  open(device_, memory.get());
+  void* block = nullptr;
+  check(api->KernelContext_GetScratchBuffer(context_, memory.get(), bytes, &block), "workspace");
+  return keep(device_, block, bytes);
+#endif
 }
 
 const std::vector<const OpAdapter*>& adapters() {
   static const std::vector<const OpAdapter*> all = {&kPackingPlanAdapter,     &kPackTokensAdapter, &kUnpackTokensAdapter,
                                                     &kRaggedAttentionAdapter, &kBlockMaskAdapter,
                                                     &kMergeAttentionStatesAdapter, &kAttentionPlanAdapter};
+  return all;
+}
+
+const std::vector<const OpAdapter*>& cuda_adapters() {
+  static const std::vector<const OpAdapter*> all = {
+      &kCudaPackingPlanAdapter,     &kCudaPackTokensAdapter, &kCudaUnpackTokensAdapter,
+      &kCudaRaggedAttentionAdapter, &kCudaBlockMaskAdapter,  &kCudaMergeAttentionStatesAdapter,
+      &kCudaAttentionPlanAdapter};
   return all;
 }
 

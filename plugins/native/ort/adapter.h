@@ -13,8 +13,10 @@
 
 namespace raggedrt::ort {
 
-// The API version asked for: that of the oldest ONNX Runtime served, whatever the headers offer.
+// The API version asked for: that of the oldest ONNX Runtime served, whatever the headers offer. Memory by stream, which
+// the CUDA provider's ops need, came later; an older runtime gets the CPU's ops alone.
 constexpr uint32_t kApiVersion = 17;
+constexpr uint32_t kCudaApiVersion = 18;
 
 // Set once by RegisterCustomOps.
 extern const OrtApi* api;
@@ -58,11 +60,24 @@ class Context final : public Inputs, public Runtime {
   size_t max_workers() const override;
   void* allocate(size_t bytes) override;
 
+  // With a GPU's provider: the stream to enqueue on, and memory of device `ordinal` that is free again once that stream
+  // has passed what this call enqueues.
+  void* stream() const;
+  void* device_memory(size_t bytes, int ordinal);
+
  private:
+  // Memory that is given back when the call ends.
+  struct Arena {
+    OrtAllocator* allocator = nullptr;
+    std::vector<void*> blocks;
+  };
+  void open(Arena& arena, const OrtMemoryInfo* memory);
+  void* keep(Arena& arena, void* block, size_t bytes) const;
+
   OrtKernelContext* context_;
   const gen::Op& op_;
-  OrtAllocator* allocator_ = nullptr;
-  std::vector<void*> blocks_;
+  Arena host_;
+  Arena device_;
 };
 
 class Kernel {
@@ -76,6 +91,8 @@ struct OpAdapter {
   const gen::Op* op;
   uint64_t features;  // the bits that the kernel serves
   Kernel* (*create)(const NodeInfo& node);
+  const char* provider = nullptr;  // that runs it; null: the CPU's
+  uint64_t host_inputs = 0;        // by bit: inputs that lie in CPU memory whatever the provider's memory is
 };
 
 template <typename T>
@@ -91,6 +108,8 @@ extern const OpAdapter kBlockMaskAdapter;
 extern const OpAdapter kMergeAttentionStatesAdapter;
 extern const OpAdapter kAttentionPlanAdapter;
 
+// Those of the CPU's provider and of the CUDA provider, one per op each.
 const std::vector<const OpAdapter*>& adapters();
+const std::vector<const OpAdapter*>& cuda_adapters();
 
 }  // namespace raggedrt::ort

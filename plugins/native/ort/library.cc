@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "node/guard.h"
 #include "ort/adapter.h"
 
 #define RAGGEDRT_EXPORT extern "C" __attribute__((visibility("default")))
@@ -27,6 +28,9 @@ struct Instance {
   std::unique_ptr<Kernel> kernel;
 };
 
+// Whether this ONNX Runtime has what the CUDA provider's ops call; set before the domain is made.
+bool runtime_serves_cuda = false;
+
 const CustomOp& self(const OrtCustomOp* op) { return *static_cast<const CustomOp*>(op); }
 
 ONNXTensorElementDataType type_of(const CustomOp& op, const gen::Tensor& tensor) {
@@ -37,28 +41,11 @@ OrtCustomOpInputOutputCharacteristic characteristic(const gen::Tensor& tensor) {
   return tensor.optional ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
 }
 
-// Refuses what this library does not know: ONNX Runtime itself ignores unknown attributes and op versions.
-void guard(const NodeInfo& node, const OpAdapter& adapter) {
-  const int64_t abi = node.integer("abi");
-  if (abi != gen::kAbiVersion) {
-    node.refuse("op ABI version " + std::to_string(abi) +
-                " is not the library's; rebuild the op library (raggedrt doctor --build-ops) or convert the model again");
-  }
-  const uint64_t unknown = static_cast<uint64_t>(node.integer("features")) & ~adapter.features;
-  for (int bit = 0; bit < 64; ++bit) {
-    if ((unknown >> bit & 1) == 0) continue;
-    const bool named = static_cast<size_t>(bit) < sizeof(gen::kFeatureNames) / sizeof(gen::kFeatureNames[0]);
-    node.refuse("feature " + (named ? std::string(gen::kFeatureNames[bit]) + " (bit " : std::string("(bit ")) +
-                std::to_string(bit) +
-                ") is not served; install a newer raggedrt, or convert the model again for this version");
-  }
-}
-
 OrtStatus* create(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) noexcept {
   try {
     const OpAdapter& adapter = *self(op).adapter;
     const NodeInfo node(info, *adapter.op);
-    guard(node, adapter);
+    check_guard(node, adapter.features);
     *kernel = new Instance{&adapter, std::unique_ptr<Kernel>(adapter.create(node))};
     return nullptr;
   } catch (const std::exception& error) {
@@ -83,7 +70,7 @@ CustomOp make_custom_op(const OpAdapter& adapter, int32_t element) {
   op.adapter = &adapter;
   op.element = element;
   op.GetName = [](const OrtCustomOp* row) { return self(row).adapter->op->name; };
-  op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
+  op.GetExecutionProviderType = [](const OrtCustomOp* row) { return self(row).adapter->provider; };
   op.GetInputTypeCount = [](const OrtCustomOp* row) { return self(row).adapter->op->inputs.size(); };
   op.GetInputType = [](const OrtCustomOp* row, size_t i) { return type_of(self(row), self(row).adapter->op->inputs[i]); };
   op.GetOutputTypeCount = [](const OrtCustomOp* row) { return self(row).adapter->op->outputs.size(); };
@@ -96,7 +83,9 @@ CustomOp make_custom_op(const OpAdapter& adapter, int32_t element) {
   op.GetOutputCharacteristic = [](const OrtCustomOp* row, size_t i) {
     return characteristic(self(row).adapter->op->outputs[i]);
   };
-  op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+  op.GetInputMemoryType = [](const OrtCustomOp* row, size_t i) {
+    return (self(row).adapter->host_inputs >> i & 1) != 0 ? OrtMemTypeCPUInput : OrtMemTypeDefault;
+  };
   op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
   op.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
   op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
@@ -109,11 +98,22 @@ CustomOp make_custom_op(const OpAdapter& adapter, int32_t element) {
   return op;
 }
 
+// Rows of every provider lie in one domain; ONNX Runtime takes those of the providers that a session has.
+std::vector<const OpAdapter*> served_adapters() {
+#ifdef RAGGEDRT_CUDA_ON_CPU_PROVIDER
+  return cuda_adapters();
+#else
+  std::vector<const OpAdapter*> served = adapters();
+  if (runtime_serves_cuda) served.insert(served.end(), cuda_adapters().begin(), cuda_adapters().end());
+  return served;
+#endif
+}
+
 // Lives until the process ends, as ONNX Runtime keeps pointers to its elements.
 const std::vector<CustomOp>& custom_ops() {
   static const std::vector<CustomOp>& ops = *[] {
     auto* all = new std::vector<CustomOp>;
-    for (const OpAdapter* adapter : adapters()) {
+    for (const OpAdapter* adapter : served_adapters()) {
       for (const int32_t element : adapter->op->variable_elements) all->push_back(make_custom_op(*adapter, element));
     }
     return all;
@@ -134,17 +134,22 @@ OrtCustomOpDomain* custom_op_domain() {
 
 std::string quoted(const std::string& text) { return '"' + text + '"'; }
 
-std::string library_info() {
+std::string features_of(const std::vector<const OpAdapter*>& adapters) {
   std::string ops;
-  for (const OpAdapter* adapter : adapters()) {
+  for (const OpAdapter* adapter : adapters) {
     ops += (ops.empty() ? "" : ", ") + quoted(adapter->op->name) + ": " + std::to_string(adapter->features);
   }
+  return "{" + ops + "}";
+}
+
+std::string library_info() {
   std::string isas;
   for (const char* const* name = available_isas(); *name != nullptr; ++name) {
     isas += (isas.empty() ? "" : ", ") + quoted(*name);
   }
   return "{\"version\": " + quoted(RAGGEDRT_VERSION) + ", \"abi\": " + std::to_string(gen::kAbiVersion) +
-         ", \"digest\": " + quoted(RAGGEDRT_SOURCE_DIGEST) + ", \"isa\": [" + isas + "], \"features\": {" + ops + "}}";
+         ", \"digest\": " + quoted(RAGGEDRT_SOURCE_DIGEST) + ", \"isa\": [" + isas + "], \"features\": " + features_of(adapters()) +
+         ", \"cuda_features\": " + features_of(cuda_adapters()) + "}";
 }
 
 }  // namespace
@@ -158,6 +163,7 @@ RAGGEDRT_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const O
     return base->GetApi(1)->CreateStatus(ORT_FAIL, "the raggedrt op library needs ONNX Runtime 1.17 or later");
   }
   api = found;
+  runtime_serves_cuda = base->GetApi(kCudaApiVersion) != nullptr;
   try {
     return found->AddCustomOpDomain(options, custom_op_domain());
   } catch (const std::exception& error) {
