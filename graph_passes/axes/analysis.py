@@ -29,6 +29,8 @@ class AxisAnalysis:
     contents: dict[ir.Value, Content] = dataclasses.field(default_factory=dict)
     padded: dict[ir.Value, float] = dataclasses.field(default_factory=dict)
     """The one number that every padded slot of the value holds in the original, where that is known."""
+    low: dict[ir.Value, float] = dataclasses.field(default_factory=dict)
+    """A number so low that nothing compares with it, which was added to (or put into) every padded slot."""
 
     def axes_of(self, value: ir.Value | None) -> Axes | None:
         """Axes of a value, constants included."""
@@ -51,6 +53,13 @@ class AxisAnalysis:
             return None
         self.axes_of(value)
         return self.padded.get(value)
+
+    def low_of(self, value: ir.Value | None) -> float | None:
+        """What hides the value at padded slots from sums of exponentials and maxima; None where nothing does."""
+        number = self.padded_of(value)
+        if number is not None:
+            return number if number <= padded_slots.LOW_AT_MOST else None
+        return None if value is None else self.low.get(value)
 
     def static_ints(self, value: ir.Value | None) -> list[int] | None:
         """The elements of a small integer tensor, where all are plain integers."""
@@ -114,6 +123,9 @@ def infer_node(analysis: AxisAnalysis, node: ir.Node) -> None:
     constant = padded_slots.infer(node, analysis)
     if constant is not None:
         analysis.padded[node.outputs[0]] = constant
+    low = padded_slots.infer_low(node, analysis)
+    if low is not None:
+        analysis.low[node.outputs[0]] = low
 
 
 def _enter_input(analysis: AxisAnalysis, value: ir.Value) -> None:

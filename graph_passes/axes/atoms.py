@@ -18,16 +18,41 @@ TOKEN_SYMBOL = "sequence"
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A product of one integer and symbols: `2 * batch * sequence`. Negative one stands for itself (Reshape's -1)."""
+    """A product of one integer and symbols: `2 * batch * sequence`. Negative one stands for itself (Reshape's -1).
+
+    `plus` is added to a product with symbols: `sequence + 2`, where a position table is cut; no axis has such a size.
+    """
 
     coefficient: int
     symbols: tuple[str, ...] = ()
+    plus: int = 0
 
     def __mul__(self, other: Size) -> Size:
-        return Size(self.coefficient * other.coefficient, tuple(sorted(self.symbols + other.symbols)))
+        plus = self.plus * other.coefficient if not other.symbols else other.plus * self.coefficient
+        symbols = tuple(sorted(self.symbols + other.symbols))
+        if (self.plus and other.symbols) or (other.plus and self.symbols):  # no such product is a sum of this form
+            return Size(1, (f"({self})*({other})",))
+        return Size(self.coefficient * other.coefficient, symbols, plus)
+
+    def __add__(self, other: Size) -> Size | None:
+        """The sum, or None where it is not of this form."""
+        if not self.symbols or not other.symbols:
+            one, number = (self, other.coefficient) if not other.symbols else (other, self.coefficient)
+            if not one.symbols:
+                return Size(one.coefficient + number)
+            return Size(one.coefficient, one.symbols, one.plus + number)
+        if self.symbols != other.symbols:
+            return None
+        plus, coefficient = self.plus + other.plus, self.coefficient + other.coefficient
+        return Size(coefficient, self.symbols, plus) if coefficient else Size(plus)
+
+    def __neg__(self) -> Size:
+        return Size(-self.coefficient, self.symbols, -self.plus)
 
     def divided_by(self, other: Size) -> Size | None:
         """The exact quotient, or None where it is not a product of an integer and symbols."""
+        if self.plus or other.plus:
+            return Size(1) if self == other else None
         rest = list(self.symbols)
         for symbol in other.symbols:
             if symbol not in rest:

@@ -133,13 +133,11 @@ def _stretch(content: Content, length: int) -> tuple[Size | None, ...]:
 
 
 def _add(a: Size, b: Size) -> Size | None:
-    if a.symbols == b.symbols:
-        return Size(a.coefficient + b.coefficient, a.symbols)
-    return next((one for one, zero in ((a, b), (b, a)) if zero == Size(0)), None)
+    return a + b
 
 
 def _subtract(a: Size, b: Size) -> Size | None:
-    return _add(a, Size(-b.coefficient, b.symbols))
+    return a + -b
 
 
 def _equal(a: Size, b: Size) -> Size | None:
@@ -147,7 +145,7 @@ def _equal(a: Size, b: Size) -> Size | None:
         return Size(1)
     both_static = a.static is not None and b.static is not None
     # A symbolic size is never negative, so it is not Reshape's or Expand's -1.
-    negative = any(one.static is not None and one.static < 0 for one in (a, b))
+    negative = any(one.static is not None and one.static < 0 for one in (a, b)) and not (a.plus or b.plus)
     return Size(0) if both_static or negative else None
 
 

@@ -101,14 +101,16 @@ class GatherND:
 
 
 class Range:
-    """Slots or rows enumerated: `Range(0, sequence)`."""
+    """Slots or rows enumerated: `Range(0, sequence)`, or from another number, `Range(2, sequence + 2)`."""
 
     def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
         start, step = (analysis.static_ints(node.inputs[index]) for index in (0, 2))
         limit = analysis.content_of(node.inputs[1])
-        if start != [0] or step != [1] or limit is None or limit.elements[0] is None:
+        size = None
+        if start and step == [1] and limit is not None and limit.elements[0] is not None:
+            size = limit.elements[0] + Size(-start[0])
+        if size is None or size.plus:
             return [(feature(Size(1, (f"{node.outputs[0].name}:0",))),)]
-        size = limit.elements[0]
         atom = analysis.size_atom(size)
         return [((atom,),) if atom is not None else (feature(size),)]
 

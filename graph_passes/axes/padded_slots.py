@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from raggedrt.graph_passes.axes.atoms import Kind
+from raggedrt.graph_passes.axes.contents import int_attribute
+
 if typing.TYPE_CHECKING:
     from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 
@@ -44,6 +47,8 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Sub": np.subtract,
     "Tanh": np.tanh,
 }
+LOW_AT_MOST = -1e4
+"""As with attention masks: next to numbers of a network its exponential is zero and it is no maximum."""
 _VIEWS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand")
 _INTEGERS = (ir.DataType.INT32, ir.DataType.INT64)
 
@@ -55,8 +60,14 @@ def infer(node: ir.Node, analysis: AxisAnalysis) -> float | None:
     operands = [analysis.padded_of(value) for value in node.inputs]
     if node.op_type in _VIEWS:
         return operands[0]
+    if node.op_type == "Exp" and analysis.low_of(node.inputs[0]) is not None:
+        return 0.0
+    if node.op_type == "Softmax" and analysis.low_of(node.inputs[0]) is not None:
+        return 0.0 if along_tokens(node, analysis) else None
     if node.op_type == "Mul" and 0.0 in operands:
         return 0.0
+    if node.op_type == "Div" and operands[0] == 0.0 and operands[1] != 0.0:
+        return 0.0  # a divisor that is zero at run time would be a row without tokens
     if node.op_type == "And" and 0.0 in operands:
         return 0.0
     if node.op_type == "Where":
@@ -74,6 +85,38 @@ def infer(node: ir.Node, analysis: AxisAnalysis) -> float | None:
     elif node.op_type == "Cast" and _cast_target(node) in _INTEGERS:
         number = float(np.trunc(number)) if np.isfinite(number) else float("nan")
     return None if np.isnan(number) else number
+
+
+def infer_low(node: ir.Node, analysis: AxisAnalysis) -> float | None:
+    """The low number that stays in padded slots of the first output, or None."""
+    if node.domain != "" or not node.inputs:
+        return None
+    lows = [analysis.low_of(value) for value in node.inputs]
+    numbers = [analysis.padded_of(value) for value in node.inputs]
+    if node.op_type in (*_VIEWS, "Identity"):
+        return lows[0]
+    if node.op_type == "Cast":
+        return lows[0] if _cast_target(node).is_floating_point() else None
+    if node.op_type == "Add":
+        return next((low for low in lows if low is not None), None)
+    if node.op_type == "Sub":
+        return lows[0] if len(lows) == 2 and lows[1] is None else None
+    if node.op_type == "Where":
+        return None if numbers[0] is None else lows[1] if numbers[0] else lows[2]
+    if node.op_type in ("Mul", "Div") and len(lows) == 2 and lows[0] is not None:
+        factor = numbers[1] if node.op_type == "Mul" or not numbers[1] else 1.0 / numbers[1]
+        product = None if factor is None else lows[0] * factor
+        return product if product is not None and product <= LOW_AT_MOST else None
+    return None
+
+
+def along_tokens(node: ir.Node, analysis: AxisAnalysis) -> bool:
+    """Whether an op with an `axis` that keeps its shape works along the slots of each row, and along nothing else."""
+    axes = analysis.axes_of(node.inputs[0])
+    if axes is None:
+        return False
+    axis = axes[int_attribute(node, "axis", -1) % len(axes)]
+    return [atom.kind for atom in axis] == [Kind.TOKEN]
 
 
 def _cast_target(node: ir.Node) -> ir.DataType:

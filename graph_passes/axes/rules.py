@@ -14,7 +14,7 @@ from raggedrt.graph_passes.axes.fused import FusedAttention, StandardAttention
 from raggedrt.graph_passes.axes.lookup import Expand, Gather, GatherElements, GatherND, Range
 from raggedrt.graph_passes.axes.products import Gemm, MatMul
 from raggedrt.graph_passes.axes.views import Flatten, Reshape, Squeeze, Transpose, Unsqueeze
-from raggedrt.graph_passes.axes.within import AlongAxis, Concat, Normalization, Reduction, Slice, Split
+from raggedrt.graph_passes.axes.within import AlongAxis, Concat, Normalization, Reduction, Slice, Split, TopK
 
 if typing.TYPE_CHECKING:
     from raggedrt.graph_passes.axes.rule import Rule
@@ -50,6 +50,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "SimplifiedLayerNormalization"): Normalization(),
     ("", "Split"): Split(),
     ("", "Squeeze"): Squeeze(),
+    ("", "TopK"): TopK(),
     ("", "Transpose"): Transpose(),
     ("", "Unsqueeze"): Unsqueeze(),
     **{(_CONTRIB, op_type): Elementwise() for op_type in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")},

@@ -147,6 +147,25 @@ class Reduction:
         return {number % rank for number in numbers}
 
 
+class TopK:
+    """The largest elements along one axis and where they are."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        axes, count = analysis.axes_of(node.inputs[0]), analysis.static_ints(node.inputs[1])
+        if axes is None or count is None:
+            return [None, None]
+        number = int_attribute(node, "axis", -1) % len(axes)
+        return [(*axes[:number], feature(Size(count[0])), *axes[number + 1 :])] * 2
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        source = _source(node)
+        axes = require_axes(node, region.analysis.axes_of(source))
+        number = int_attribute(node, "axis", -1) % len(axes)
+        refuse_mixing(node, axes, number)
+        packed = packed_axis_number(axes, number)
+        return region.emit(node, [region.packed(source), node.inputs[1]], {"axis": packed})
+
+
 class Concat:
     """Joins along one axis; along features the operands share their tokens."""
 
@@ -236,12 +255,13 @@ class Slice:
         node: ir.Node, axis: Axis, start: Size | None, end: Size | None, step: int, analysis: AxisAnalysis
     ) -> Axis:
         length = axis_size(axis)
-        if step == 1 and start == Size(0) and end is not None:
-            if end == length or (end.static is not None and end.static >= LAST):
-                return axis
-            atom = analysis.size_atom(end)
-            if atom is not None and not kinds(axis):
-                return (atom,)  # slots 0 … length; the table's end is the model's position limit
+        to_the_end = end is not None and (end == length or (end.static is not None and end.static >= LAST))
+        if step == 1 and start == Size(0) and to_the_end:
+            return axis
+        count = None if start is None or end is None or (start.static or 0) < 0 else end + -start
+        atom = None if count is None or step != 1 or kinds(axis) else analysis.size_atom(count)
+        if atom is not None:
+            return (atom,)  # slots 0 … length, or as many from another number on; the table ends at the model's limit
         if step == 1 and _one_element(start, end):
             return ()
         static = (length.static, None if start is None else start.static, None if end is None else end.static)

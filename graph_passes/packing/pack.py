@@ -16,6 +16,7 @@ from raggedrt.graph_passes.lowering import lower_site
 from raggedrt.graph_passes.masks.pairs import OWN
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.io import RaggedInputs, make_ragged_inputs, ragged_output
+from raggedrt.graph_passes.packing.kept import checked
 from raggedrt.graph_passes.packing.plan import KeptSlots, PlanValues
 from raggedrt.graph_passes.packing.readers import find_slot_read, prefix_sum, read_slot
 from raggedrt.graph_passes.packing.region import PackedRegion
@@ -66,19 +67,6 @@ def pack(job: PackingJob) -> int:
     return builder.lowered
 
 
-def _sees_a_token(spec: MaskSpec, keep: KeptSlots) -> bool:
-    """A kept slot sees a token, causality aside.
-
-    It does without a pattern, as a global token, and where positions count own tokens: it stands where one does.
-    """
-    if spec.of == OWN and spec.shows_itself:
-        return True
-    analytic = spec.analytic()
-    if analytic is None:
-        return False
-    return not analytic.narrows or (not keep.chosen and keep.numbers <= set(analytic.global_tokens))
-
-
 class _Builder:
     def __init__(self, job: PackingJob, tape: Tape, mask: ir.Value) -> None:
         self.job = job
@@ -96,8 +84,9 @@ class _Builder:
         plan_mask = mask if self.inputs is None else self.inputs.mask
         cu_seqlens = None if self.inputs is None else self.inputs.cu_seqlens
         max_seqlen = None if self.inputs is None else self.inputs.max_seqlen
-        kept = KeptSlots() if job.ragged else self._kept_slots()
-        self._check_kept_slots(kept)
+        kept = KeptSlots()
+        if not job.ragged:
+            kept = checked(self._kept_slots(), self._served_sites(), self.analysis.inputs)
         plan = PlanValues(tape, plan_mask, max_seqlen, cu_seqlens, kept)
         self.region = PackedRegion(tape, self.analysis, plan, self.behind)
         if self.inputs is not None:
@@ -166,27 +155,10 @@ class _Builder:
                 raise PackingRefused(self.sites[output].name, reason)
         return found
 
-    def _check_kept_slots(self, keep: KeptSlots) -> None:
-        """A padded slot that is read must attend to what it attended to in the original."""
-        early = keep.numbers - {-1}
-        for output, spec in self.job.masks.items():
-            if keep and spec.padded_queries_masked:
-                reason = "a fixed slot is read, but the mask hides all keys from padded queries"
-                raise PackingRefused(self.sites[output].name, reason)
-            if keep and spec.unattended_rows_open:
-                reason = "a fixed slot is read, but the mask shows every key to queries that would see none"
-                raise PackingRefused(self.sites[output].name, reason)
-            if self.sites[output].zero_where_unattended:
-                continue  # and so does the op that replaces it
-            if keep and not _sees_a_token(spec, keep):
-                reason = f"a fixed slot is read; where it is padding, '{spec.describe()}' may show it no valid key"
-                raise PackingRefused(self.sites[output].name, reason)
-            if keep.key_lengths is not None:
-                continue  # the first slot is a key in every row that has one
-            if spec.causal and (early or keep.chosen):
-                what = f"slot {min(early)}" if early else "a slot chosen at run time"
-                reason = f"{what} is read; under a causal mask a padded slot there may see no valid key"
-                raise PackingRefused(self.sites[output].name, reason)
+    def _served_sites(self) -> list[tuple[AttentionSite, MaskSpec]]:
+        """Sites that are lowered and whose queries without a visible key are left to chance, with their masks."""
+        pairs = [(self.sites[output], spec) for output, spec in self.job.masks.items()]
+        return [(site, spec) for site, spec in pairs if not site.zero_where_unattended]
 
     # --- building -------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from raggedrt.graph_passes.packing.chosen import Reach
 from raggedrt.graph_passes.packing.tape import TOKENS, Tape
 
 _END = (1 << 31) - 1
@@ -21,11 +23,13 @@ class KeptSlots:
         chosen: values with one slot number per row, any shape with B elements.
         key_lengths: int [B] where attention counts tokens instead of looking where they stand: the first slots of a row
             are its keys, whatever the attention mask says, and the slots of the mask are kept for what they put out.
+        guarded: those of `chosen` that may see no token of their row, and how far they look.
     """
 
     numbers: frozenset[int] = frozenset()
     chosen: tuple[ir.Value, ...] = ()
     key_lengths: ir.Value | None = None
+    guarded: Mapping[ir.Value, Reach] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.numbers or self.chosen or self.key_lengths is not None)
@@ -146,6 +150,26 @@ class PlanValues:
             return self._rows_from_edge(slot)
         number = self.tape.op("Expand", [self.tape.scalar(slot), self._batch()], stem="slot", shape=["batch"])
         return self._rows_of_chosen(number)
+
+    def blind_rows(self, slot: ir.Value, reach: Reach) -> ir.Value:
+        """Bool [B]: the row has tokens, but the chosen slot sees none of them."""
+        tape = self.tape
+        column = tape.op("Unsqueeze", [self._from_the_start(slot), tape.vector([1])], stem="slot", shape=["batch", 1])
+        ahead = tape.op("Sub", [self._slots(), column], stem="ahead", shape=["batch", "sequence"])
+        seen = valid = self._cast(self.mask, _BOOL, ["batch", "sequence"])
+        bounds = (("LessOrEqual", reach.right), ("GreaterOrEqual", None if reach.left is None else -reach.left))
+        for op_type, bound in bounds:
+            if bound is not None:
+                near = tape.op(op_type, [ahead, tape.scalar(bound)], stem="in_reach", dtype=_BOOL)
+                seen = tape.op("And", [seen, near], stem="in_reach", dtype=_BOOL, shape=["batch", "sequence"])
+        tokens, found = (self._count(flags) for flags in (valid, seen))
+        nothing = tape.op("Equal", [found, tape.scalar(0)], stem="blind", dtype=_BOOL, shape=["batch"])
+        something = tape.op("Greater", [tokens, tape.scalar(0)], stem="has_tokens", dtype=_BOOL, shape=["batch"])
+        return tape.op("And", [nothing, something], stem="blind", dtype=_BOOL, shape=["batch"])
+
+    def _count(self, flags: ir.Value) -> ir.Value:
+        numbers = [self._cast(flags, _INT64, ["batch", "sequence"]), self.tape.vector([1])]
+        return self.tape.op("ReduceSum", numbers, {"keepdims": 0}, stem="count", shape=["batch"])
 
     # --- kept slots ---------------------------------------------------------------------------------------------------
 

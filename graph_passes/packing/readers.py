@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import onnx_ir as ir
 
@@ -121,7 +122,8 @@ def read_slot(node: ir.Node, read: SlotRead, region: PackedRegion) -> ir.Value:
     if source is None:
         raise PackingRefused(node, "the operand is missing")
     tape, form = region.tape, region.packed(source)
-    rows = region.plan.rows_of_slot(read.slot)
+    slot = region.exact(read.slot, node) if isinstance(read.slot, ir.Value) else read.slot
+    rows = region.plan.rows_of_slot(slot)
     axes = region.analysis.axes_of(source)
     rest = [] if axes is None else padded_shape(axes)[2:]
     shape = ["batch", *rest]
@@ -132,9 +134,25 @@ def read_slot(node: ir.Node, read: SlotRead, region: PackedRegion) -> ir.Value:
         result.type, result.shape = output.type, ir.Shape(shape)
     else:
         result = tape.op("Gather", [form, rows], {"axis": 0}, stem=f"{output.name}_read", shape=shape)
+    if isinstance(read.slot, ir.Value) and read.slot in region.plan.kept.guarded:
+        result = _guarded(node, result, read.slot, region)
     if read.keep_axis:
         result = tape.op("Unsqueeze", [result, tape.vector([1])], stem=f"{output.name}_read", shape=["batch", 1, *rest])
     return result
+
+
+def _guarded(node: ir.Node, result: ir.Value, slot: ir.Value, region: PackedRegion) -> ir.Value:
+    """Rows whose slot sees no token become NaN: the original has a mean over padding there."""
+    if result.dtype is None or not result.dtype.is_floating_point():
+        raise PackingRefused(node, "it reads a slot that may see no token of its row, and its type has no NaN")
+    tape = region.tape
+    blind = region.plan.blind_rows(slot, region.plan.kept.guarded[slot])
+    further = list(range(1, len(result.shape or [])))
+    if further:
+        blind = tape.op("Unsqueeze", [blind, tape.vector(further)], stem="blind", dtype=ir.DataType.BOOL)
+    none = tape.number(math.nan, result.dtype)
+    stem = f"{result.name}_guarded"
+    return tape.op("Where", [blind, none, result], stem=stem, dtype=result.dtype, shape=result.shape)
 
 
 def prefix_sum(node: ir.Node, region: PackedRegion) -> bool:

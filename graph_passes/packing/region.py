@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 from raggedrt.graph_passes.axes.atoms import Axes, Axis, Kind, axis_of, axis_size, count, has
+from raggedrt.graph_passes.axes.neutral import neutral_number
 from raggedrt.graph_passes.axes.rule import PackingRefused, describe_node, dropped_axis, packed_axes, require_axes
 from raggedrt.graph_passes.axes.rules import rule_for
 from raggedrt.graph_passes.packing.plan import PlanValues
@@ -33,6 +34,8 @@ class PackedRegion:
         self.packed_forms: dict[ir.Value, ir.Value] = {}
         self.exact_forms: dict[ir.Value, ir.Value] = {}
         """Padded (or token-free) forms of values behind attention that equal the original's everywhere."""
+        self.neutral_forms: dict[tuple[ir.Value, float], ir.Value] = {}
+        """Padded forms whose padded slots hold a number that some readers take no notice of."""
         self.tiles: dict[Hashable, dict[str, ir.Value]] = {}
         """Tile tensors by form, shared by all sites with that mask."""
         self._depth = 0
@@ -129,8 +132,21 @@ class PackedRegion:
         if value not in self.behind:
             return value
         if value not in self.exact_forms:
+            if self.analysis.padded_of(value) is None and (form := self._neutral(value, reader)) is not None:
+                return form
             self.exact_forms[value] = self._unpacked(value, reader)
         return self.exact_forms[value]
+
+    def _neutral(self, value: ir.Value, reader: ir.Node) -> ir.Value | None:
+        """A padded form that equals the original's as far as `reader` can tell; None where there is none."""
+        number = neutral_number(reader, value, self.analysis, alone=self.plan.ragged)
+        axes = self.analysis.axes_of(value)
+        if number is None or axes is None or value not in self.packed_forms:
+            return None
+        if (value, number) not in self.neutral_forms:
+            result = self.padded(value, axes, reader)
+            self.neutral_forms[value, number] = result if number == 0.0 else self._filled(result, axes, number, reader)
+        return self.neutral_forms[value, number]
 
     def _unpacked(self, value: ir.Value, reader: ir.Node) -> ir.Value:
         axes = require_axes(reader, self.analysis.axes_of(value), f"'{value.name}'")

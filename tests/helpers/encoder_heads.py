@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from helpers.encoder_graphs import Encoder
+from helpers.encoder_graphs import PAD, Encoder
 
 Outputs = dict[str, ir.Value]
 
@@ -109,10 +109,27 @@ def weights(graph: Encoder, x: ir.Value) -> Outputs:
 def last_by_length(graph: Encoder, x: ir.Value) -> Outputs:
     """The token at length - 1, as text classifiers of decoders gather it."""
     lengths = graph.reduce("ReduceSum", graph.op.Cast(graph.mask, to=ir.DataType.INT64), [1], keepdims=False)
-    last = graph.op.Sub(lengths, graph.ints(1))
+    return {"pooled": _at(graph, x, graph.op.Sub(lengths, graph.ints(1)))}
+
+
+def last_token(graph: Encoder, x: ir.Value) -> Outputs:
+    """The last token, wherever it stands: the largest of slot * mask."""
+    kept = graph.op.Mul(graph.slots(), graph.op.Cast(graph.mask, to=ir.DataType.INT64))
+    return {"pooled": _at(graph, x, graph.op.ArgMax(kept, axis=1, keepdims=0))}
+
+
+def last_by_ids(graph: Encoder, x: ir.Value) -> Outputs:
+    """The last slot whose id is not that of padding, as transformers' text classifiers of decoders choose it."""
+    kept = graph.op.Cast(graph.op.Not(graph.op.Equal(graph.ids, graph.ints(PAD))), to=ir.DataType.INT64)
+    chosen = graph.op.ArgMax(graph.op.Mul(graph.slots(), kept), axis=1, keepdims=0)
+    return {"pooled": _at(graph, x, chosen)}
+
+
+def _at(graph: Encoder, x: ir.Value, last: ir.Value) -> ir.Value:
+    """x[arange(B), last]."""
     rows = graph.op.Range(graph.ints(0), graph.op.Squeeze(graph.size(0)), graph.ints(1))
     pairs = [graph.op.Unsqueeze(value, graph.ints([-1])) for value in (rows, last)]
-    return {"pooled": graph.op.GatherND(x, graph.op.Concat(*pairs, axis=-1))}
+    return graph.op.GatherND(x, graph.op.Concat(*pairs, axis=-1))
 
 
 HEADS: dict[str, Callable[[Encoder, ir.Value], Outputs]] = {
@@ -120,5 +137,6 @@ HEADS: dict[str, Callable[[Encoder, ir.Value], Outputs]] = {
     for function in (
         hidden, token_logits, question_answering, cls_gather, cls_slice, slot, slot_slice, two, masked_mean,
         masked_mean_expand, mean, masked_max, token_softmax, weights, last_by_length,
+        last_token, last_by_ids,
     )
 }  # fmt: skip

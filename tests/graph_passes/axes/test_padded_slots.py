@@ -62,7 +62,7 @@ CASES: dict[str, tuple[Build, float | None]] = {
 """With the number where it is worth saying."""
 UNKNOWN: dict[str, Build] = {
     "noise": lambda g: g.op.Add(g.x, g.tokens()),
-    "an integer quotient": lambda g: g.op.Div(g.mask, g.ints(2)),
+    "an integer quotient": lambda g: g.op.Div(g.op.Add(g.mask, g.ints(3)), g.ints(2)),
     "where the condition varies": lambda g: g.op.Where(g.op.Greater(g.x, g.number(0.0)), g.tokens(), g.number(0.0)),
     "slots moved": lambda g: g.op.Slice(g.tokens(), g.ints([-1]), g.ints([-99]), g.ints([1]), g.ints([-1])),
     "a running count": lambda g: g.op.CumSum(g.tokens(), g.ints(1)),

@@ -102,6 +102,12 @@ def _gemm(g: Attended) -> ir.Value:
     return g.op.Reshape(product, g.op.Concat(g.op.Shape(g.x, start=0, end=2), g.ints([4]), axis=0))
 
 
+def _fused_gemm(g: Attended) -> ir.Value:
+    rows = g.op.Reshape(g.y, g.ints([-1, WIDTH]))
+    product = g.contrib("FusedGemm", [rows, g.weight(WIDTH, 4), g.weight(4)], activation="Tanh")[0]
+    return g.op.Reshape(product, g.op.Concat(g.op.Shape(g.x, start=0, end=2), g.ints([4]), axis=0))
+
+
 def _expanded(g: Attended) -> ir.Value:
     """A row of numbers repeated for every slot."""
     return g.op.Add(g.y, g.op.Expand(g.weight(1, 1, WIDTH), g.op.Shape(g.x)))
@@ -205,6 +211,7 @@ CASES: dict[tuple[str, str], Build] = {
     ("", "Split"): _split,
     ("", "Squeeze"): lambda g: g.op.Squeeze(g.op.Slice(g.y, g.ints([3]), g.ints([4]), g.ints([2])), g.ints([-1])),
     ("", "Sub"): lambda g: g.op.Sub(g.x, g.y),
+    ("", "TopK"): lambda g: g.op.op_multi_out("TopK", [g.y, g.ints([3])], {"axis": 2}, num_outputs=2)[0],
     ("", "Transpose"): lambda g: g.op.Transpose(g.op.Relu(g.heads(g.y)), perm=[0, 2, 1, 3]),
     ("", "Unsqueeze"): lambda g: g.op.Unsqueeze(g.y, g.ints([2])),
     ("", "Where"): lambda g: g.op.Where(_truth(g), g.y, g.weight(WIDTH)),
@@ -214,6 +221,7 @@ CASES: dict[tuple[str, str], Build] = {
     (CONTRIB, "Attention"): _contrib_attention,
     (CONTRIB, "BiasGelu"): _contrib("BiasGelu", (WIDTH,)),
     (CONTRIB, "FastGelu"): _contrib("FastGelu", (WIDTH,)),
+    (CONTRIB, "FusedGemm"): _fused_gemm,
     (CONTRIB, "Gelu"): _contrib("Gelu"),
     (CONTRIB, "MultiHeadAttention"): _multi_head,
     (CONTRIB, "QuickGelu"): _contrib("QuickGelu"),

@@ -303,11 +303,13 @@ def test_padding_masks_of_every_type(mask_type: ir.DataType) -> None:
     assert (found.spec, found.proved) == (PADDING, True)
 
 
-def test_key_lengths_are_refused_because_left_padding_differs() -> None:
+def test_key_lengths_are_the_number_of_tokens_in_each_row_or_refused() -> None:
     mask = mask_of(lambda g: g.op.Cast(g.op.ReduceSum(g.attention_mask, g.constant([1]), keepdims=0), to=6))
-    reason = explain_mask(mask, KEEP, INPUTS, MaskAxes.KEY_LENGTHS).reason
+    assert explain_mask(mask, KEEP, INPUTS, MaskAxes.KEY_LENGTHS).spec == MaskSpec(padding=True)
+    last = mask_of(lambda g: g.op.Cast(g.op.ReduceMax(g.attention_mask, g.constant([1]), keepdims=0), to=6))
+    reason = explain_mask(last, KEEP, INPUTS, MaskAxes.KEY_LENGTHS).reason
     assert reason is not None
-    assert reason.startswith("it gives key lengths, which say nothing of left padding")
+    assert reason.startswith("it gives key lengths that are not the number of tokens in each row")
 
 
 def test_contrib_mask_of_batch_queries_keys() -> None:
