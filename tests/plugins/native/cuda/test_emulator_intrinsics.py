@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from helpers.cuda_driver import DeviceKernels, cubin
+from helpers.device_kernels import DeviceKernels, cubin
 from helpers.emulator import Grid, Kernels, Memory, Variant, aligned, registered
 from raggedrt.plugins.kernel_packs.variants import CAPABILITIES
 
