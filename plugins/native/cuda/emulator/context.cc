@@ -3,13 +3,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
+#if !RAGGEDRT_EMULATOR_OWN_SWITCH
 #include <ucontext.h>
 #endif
 
 namespace raggedrt::emulator {
 
-#if defined(__x86_64__)
+#if RAGGEDRT_EMULATOR_OWN_SWITCH && defined(__x86_64__)
 
 asm(R"(
 .text
@@ -44,7 +44,7 @@ void prepare(Context& context, char* top, size_t, void (*entry)()) {
   context.stack_pointer = stack;
 }
 
-#elif defined(__aarch64__)
+#elif RAGGEDRT_EMULATOR_OWN_SWITCH
 
 asm(R"(
 .text

@@ -4,6 +4,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if (defined(__x86_64__) || defined(__aarch64__)) && !defined(RAGGEDRT_EMULATOR_UCONTEXT)
+#define RAGGEDRT_EMULATOR_OWN_SWITCH 1
+#else
+#define RAGGEDRT_EMULATOR_OWN_SWITCH 0
+#endif
+
 namespace raggedrt::emulator {
 
 // A suspended flow of control. On x86-64 and aarch64 the switch saves what the calling convention asks for and nothing
@@ -17,7 +23,7 @@ struct Context {
 void prepare(Context& context, char* top, size_t stack_bytes, void (*entry)());
 
 // Suspends the running flow in `from` and goes on with `to`.
-#if defined(__x86_64__) || defined(__aarch64__)
+#if RAGGEDRT_EMULATOR_OWN_SWITCH
 extern "C" __attribute__((visibility("hidden"))) void raggedrt_emulator_switch(void** save, void* stack_pointer);
 inline void switch_context(Context& from, Context& to) {
   raggedrt_emulator_switch(&from.stack_pointer, to.stack_pointer);
