@@ -62,8 +62,11 @@ class Driver:
         """A copy of device memory."""
         array = np.empty(shape, dtype)
         self(
-            "cuMemcpyDtoH_v2", ctypes.c_void_p(array.ctypes.data), ctypes.c_uint64(address), ctypes.c_size_t(array.nbytes)
-        )  # fmt: skip
+            "cuMemcpyDtoH_v2",
+            ctypes.c_void_p(array.ctypes.data),
+            ctypes.c_uint64(address),
+            ctypes.c_size_t(array.nbytes),
+        )
         return array
 
     def synchronize(self, stream: int = 0) -> None:

@@ -1,0 +1,161 @@
+"""Every op as a TensorRT plugin, driven as TensorRT drives it, against the references.
+
+Needs TensorRT's headers (TENSORRT_ROOT), not TensorRT. Kernels run in the emulated driver, or on a GPU.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from helpers.cuda_setup import EMULATED_CAPABILITY, emulated_driver, emulated_pack
+from helpers.op_models import case_model
+from helpers.plugin_host import PluginError, drive, environment, plugin_attributes
+from helpers.tolerances import ATTENTION, EXACT, assert_close
+from raggedrt.errors import TargetError
+from raggedrt.plugins.contract.op_definition import ElementType
+from raggedrt.plugins.native import emulated
+from raggedrt.plugins.native.plugin_library import build_plugin_library
+from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Array
+from raggedrt.plugins.ops.case import Case, Group
+from raggedrt.plugins.ops.catalog import CASES, REFERENCES
+from raggedrt.plugins.tensorrt.form import NO_PLUGIN, to_plugins
+
+ROWS = [
+    pytest.param(op, case, id=f"{op}-{case.name}")
+    for op, cases in CASES.items()
+    for case in cases
+    if case.group is not Group.PERFORMANCE and op not in NO_PLUGIN
+]
+SERVED = (ElementType.FLOAT16, ElementType.FLOAT)
+
+
+def _library_in(folder: pathlib.Path) -> pathlib.Path:
+    """A copy of the plugin library, which keeps its own driver and packs."""
+    try:
+        return pathlib.Path(shutil.copy(build_plugin_library(), folder))
+    except TargetError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def emulated_plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    """Plugins whose launcher finds the emulated driver and a pack for it."""
+    folder = tmp_path_factory.mktemp("emulated")
+    library = _library_in(folder)
+    emulated_driver()
+    emulated_pack(folder, EMULATED_CAPABILITY)
+    with environment(RAGGEDRT_CUDA_DRIVER=str(emulated.build_runtime()), RAGGEDRT_KERNEL_PACKS=str(folder)):
+        yield library
+
+
+@pytest.fixture(scope="module")
+def device_plugins(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Plugins on the machine's GPU, with packs from where users have theirs."""
+    return _library_in(tmp_path_factory.mktemp("device"))
+
+
+def element_of(case: Case) -> ElementType:
+    return next(element for element in (*SERVED, *case.element_types) if element in case.element_types)
+
+
+def plugin_node(op: str, case: Case, inputs: dict[str, Array]) -> ir.Node:
+    """The case's node in plugin form, with the inputs named as in the definition."""
+    model = ir.from_proto(case_model(op, case, {name: _plain(array) for name, array in inputs.items()}, 20))
+    to_plugins(model)
+    return next(node for node in model.graph if "present" in node.attributes)
+
+
+def _plain(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
+
+
+def check(library: pathlib.Path, op: str, case: Case) -> None:
+    """A plugin's outputs against the reference."""
+    inputs = case.inputs(NUMPY_TYPES[element_of(case)])
+    node = plugin_node(op, case, inputs)
+    expected = REFERENCES[op](inputs, case.attributes, compute=np.float64)
+    fed = [inputs[_definition_name(value, inputs)] for value in node.inputs]
+    names = [str(value.name).removeprefix("node_") for value in node.outputs]
+    results = drive(node.op_type, plugin_attributes(node), fed, len(names), library=library)
+    for name, found in zip(names, results, strict=True):
+        want = expected[name]
+        limit = ATTENTION.get(want.dtype, EXACT) if op in ("RaggedAttention", "MergeAttentionStates") else EXACT
+        assert_close(found, want, limit, f"{op}.{case.name}.{name}")
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize(("op", "case"), ROWS)
+def test_a_plugin_computes_what_the_reference_does(emulated_plugins: pathlib.Path, op: str, case: Case) -> None:
+    check(emulated_plugins, op, case)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("op", "case"), ROWS)
+def test_a_plugin_on_a_device_computes_what_the_reference_does(
+    device_plugins: pathlib.Path, op: str, case: Case
+) -> None:
+    check(device_plugins, op, case)
+
+
+def _definition_name(value: ir.Value | None, inputs: dict[str, Array]) -> str:
+    assert value is not None
+    assert value.name in inputs
+    return str(value.name)
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"abi": 99}, r"op ABI version 99 is not the library's"),
+        ({"features": 1 << 30}, r"feature \(bit 30\) is not served"),
+        ({"num_heads": 0}, "num_heads must be a positive multiple of kv_num_heads"),
+        ({"unknown": 1}, "field 'unknown' is not one of this plugin"),
+        ({"present": 0}, "input 'query' is missing"),
+        ({"scale": 1}, "field 'scale' must be one float"),
+    ],
+)
+def test_what_a_creator_refuses(emulated_plugins: pathlib.Path, changed: dict[str, object], message: str) -> None:
+    case = CASES["RaggedAttention"][0]
+    inputs = case.inputs(np.dtype(np.float32))
+    node = plugin_node("RaggedAttention", case, inputs)
+    attributes = plugin_attributes(node) | changed
+    fed = [inputs[_definition_name(value, inputs)] for value in node.inputs]
+    with pytest.raises(PluginError, match=message):
+        drive(node.op_type, attributes, fed, 0, library=emulated_plugins)
+
+
+@pytest.mark.tensorrt
+def test_shapes_that_contradict_each_other_are_refused_before_a_launch(emulated_plugins: pathlib.Path) -> None:
+    case = CASES["RaggedAttention"][0]
+    inputs = case.inputs(np.dtype(np.float32))
+    node = plugin_node("RaggedAttention", case, inputs)
+    fed = [inputs[_definition_name(value, inputs)] for value in node.inputs]
+    fed[1] = fed[1][:, :-1]
+    with pytest.raises(PluginError, match=r"query, key and value must be \[Tq, N\*H\]"):
+        drive(node.op_type, plugin_attributes(node), fed, 1, library=emulated_plugins)
+
+
+@pytest.mark.tensorrt
+def test_workspace_serves_every_shape_of_a_profile(emulated_plugins: pathlib.Path) -> None:
+    """Few queries with many keys are computed in splits, whose partial results the largest shape does not need."""
+    rng = np.random.default_rng(0)
+    heads, head_size, keys = 2, 32, 640
+    cu = np.array([0, 4], np.int32), np.array([0, keys], np.int32)
+    query = rng.standard_normal((4, heads * head_size)).astype(np.float16)
+    key, value = (rng.standard_normal((keys, heads * head_size)).astype(np.float16) for _ in range(2))
+    inputs: dict[str, Array] = {
+        "query": query, "key": key, "value": value, "cu_seqlens_q": cu[0], "cu_seqlens_k": cu[1],
+        "max_seqlen_q": np.zeros(4, np.float32), "max_seqlen_k": np.zeros(keys, np.float32),
+    }  # fmt: skip
+    attributes = {"num_heads": heads, "abi": 1, "features": 0, "present": (1 << 7) - 1}
+    largest = [(4096, 64), (4096, 64), (4096, 64), (9,), (9,), (4096,), (4096,)]
+    expected = REFERENCES["RaggedAttention"](inputs, {"num_heads": heads}, compute=np.float64)["output"]
+    (found,) = drive("RaggedAttention", attributes, list(inputs.values()), 1, largest=largest, library=emulated_plugins)
+    assert_close(found, expected, ATTENTION[expected.dtype])
