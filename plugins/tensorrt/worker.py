@@ -66,12 +66,12 @@ def _build(job: EngineJob, send: Any) -> dict[str, Any]:
     for profile, shapes in zip(profiles, job.profiles, strict=True):
         for name, (low, best, high) in shapes.items():
             profile.add(name, min=low, opt=best, max=high)
-    config = _config(trt, job, builder, network, profiles, _monitor(trt, send))
     try:
+        config = _config(trt, job, builder, network, profiles, _monitor(trt, send))
         engine = engine_bytes_from_network((builder, network, parser), config, save_timing_cache=job.timing_cache)
     except Exception as error:  # noqa: BLE001 - Polygraphy raises its own kind, with all that the builder logged
         kind = "memory" if _is_memory(log.messages) else "builder"
-        raise Stop(kind, messages=log.messages or [str(error)]) from None
+        raise Stop(kind, messages=log.messages or [str(error).splitlines()[0]]) from None
     pathlib.Path(job.engine).write_bytes(engine)
     layers, inspected = _layers(trt, log, engine, network)
     pathlib.Path(job.layers).write_text(json.dumps(layers, indent=1) + "\n", encoding="utf-8")
@@ -81,11 +81,17 @@ def _build(job: EngineJob, send: Any) -> dict[str, Any]:
         "parse_seconds": parsed - began,
         "build_seconds": time.monotonic() - parsed,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_memory_bytes": usage.ru_maxrss * 1024,
+        "peak_memory_bytes": _peak_memory(),
         "device_memory_bytes": log.device_memory,
         "inspected": inspected,
         "tensors": _tensors(trt, network),
     }
+
+
+def _peak_memory() -> int:
+    """Bytes of main memory that this process held at most; the usage of resources would count its parent's too."""
+    lines = pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def _logger(trt: Any) -> Any:
