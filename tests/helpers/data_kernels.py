@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import ctypes
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -129,15 +131,30 @@ class Emulated:
         self.memory[name] = (array, kind)
         return array
 
-    def run(self, *launches: tuple[Variant, ctypes.Structure, Grid]) -> list[dict[str, int]]:
-        """One launch after the other; the counters of each."""
+    def run(self, *launches: tuple[Variant, ctypes.Structure, Grid]) -> None:
+        """One launch after the other."""
+        counts = _COUNTS.get()
         with registered(self.memory):
-            return [
-                kernel(variant.source, tuple(sorted(variant.macros.items()))).run(
-                    variant.entry, params, grid, seed=self.seed + place if self.seed else 0
-                )
-                for place, (variant, params, grid) in enumerate(launches)
-            ]
+            for place, (variant, params, grid) in enumerate(launches):
+                made = kernel(variant.source, tuple(sorted(variant.macros.items())))
+                seed = self.seed + place if self.seed else 0
+                counters = made.run(variant.entry, params, grid, seed=seed, profile=counts is not None)
+                if counts is not None:
+                    counts[variant.source.removesuffix(".cu")] = counters
+
+
+_COUNTS: contextvars.ContextVar[dict[str, dict[str, int]] | None] = contextvars.ContextVar("_COUNTS", default=None)
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[dict[str, dict[str, int]]]:
+    """What each kernel does inside the block: counters by kernel, sectors of memory and bank conflicts among them."""
+    counts: dict[str, dict[str, int]] = {}
+    token = _COUNTS.set(counts)
+    try:
+        yield counts
+    finally:
+        _COUNTS.reset(token)
 
 
 @functools.cache

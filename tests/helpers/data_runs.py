@@ -15,6 +15,7 @@ from helpers.data_kernels import (
     MaskTensor,
     PackingPlanParams,
     TileListParams,
+    TokenCopyParams,
     WorkListParams,
     fields,
     variant_of,
@@ -24,7 +25,7 @@ from helpers.emulator import Grid
 from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.kernel_packs.variants import ELEMENT_NAMES, ROW_HEAD_SIZES, ROW_THREADS, row_shared_bytes
 from raggedrt.plugins.layout.build import from_mask
-from raggedrt.plugins.ops.arrays import Attributes, Inputs
+from raggedrt.plugins.ops.arrays import Attributes, Inputs, required
 from raggedrt.plugins.ops.packing_plan.reference import reference as packing_plan
 from raggedrt.plugins.ops.ragged_attention.cases import random_tiles
 
@@ -68,6 +69,58 @@ def plan(
     grids = {"packing_count": many, "packing_scan": one, "packing_fill": many}
     call.run(*((variant_of(family), params, grid) for family, grid in grids.items()))
     return outputs, int(counted[0])
+
+
+def _vector_bytes(*numbers: int) -> str:
+    bits = np.bitwise_or.reduce([16, *numbers])
+    return str(int(bits & -bits))
+
+
+def _row_bytes(rows: Array, axes: int) -> int:
+    return int(np.prod(rows.shape[axes:])) * rows.itemsize
+
+
+def pack(inputs: Inputs, expected: Array, *, seed: int = 0) -> Array:
+    """PackTokens; the result is like `expected`."""
+    x, index = required(inputs, "x"), required(inputs, "token_index")
+    call = Emulated(seed)
+    target = call.output("target", expected.shape, expected.dtype)
+    source = call.input("source", x)
+    size = _row_bytes(x, 2)
+    params = fields(
+        TokenCopyParams,
+        source=source,
+        target=target,
+        token_index=call.input("token_index", index),
+        tokens=len(index),
+        slots=x.shape[0] * x.shape[1],
+        row_bytes=size,
+    )
+    call.run((variant_of("pack_tokens", RAGGEDRT_VECTOR_BYTES=_vector_bytes(size)), params, _MANY))
+    return target
+
+
+def unpack(inputs: Inputs, expected: Array, *, seed: int = 0) -> Array:
+    """UnpackTokens; the result is like `expected`."""
+    packed, index = required(inputs, "packed"), required(inputs, "token_index")
+    call = Emulated(seed)
+    target = call.output("target", expected.shape, expected.dtype)
+    slots = expected.shape[0] * expected.shape[1]
+    size = _row_bytes(packed, 1)
+    params = fields(
+        TokenCopyParams,
+        source=call.input("source", packed),
+        target=target,
+        token_index=call.input("token_index", index),
+        key_position=call.input("key_position", inputs.get("key_position")),
+        token_of_slot=call.zeros("token_of_slot", slots, np.int32),
+        tokens=len(index),
+        slots=slots,
+        row_bytes=size,
+    )
+    copy = variant_of("unpack_tokens", RAGGEDRT_VECTOR_BYTES=_vector_bytes(size))
+    call.run((variant_of("unpack_invert"), params, _MANY), (copy, params, _MANY))
+    return target
 
 
 def tile_list(

@@ -7,23 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.data_kernels import (
-    DATA_THREADS,
-    Array,
-    Emulated,
-    TokenCopyParams,
-    fields,
-    variant_of,
-)
-from helpers.emulator import Grid
+from helpers.data_runs import pack, unpack
 from raggedrt.plugins.contract.op_definition import ElementType
-from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Inputs
+from raggedrt.plugins.ops.arrays import NUMPY_TYPES
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES, REFERENCES
 
 pytestmark = pytest.mark.emulated
-
-GRID = Grid(3, threads=DATA_THREADS)
 
 
 def small(op: str) -> list[Any]:
@@ -33,60 +23,6 @@ def small(op: str) -> list[Any]:
         if case.group is not Group.PERFORMANCE
         for element in case.element_types
     ]
-
-
-def vector_bytes(*numbers: int) -> str:
-    bits = np.bitwise_or.reduce([16, *numbers])
-    return str(int(bits & -bits))
-
-
-def row_bytes(rows: Array, axes: int) -> int:
-    return int(np.prod(rows.shape[axes:])) * rows.itemsize
-
-
-def pack(inputs: Inputs, expected: Array, *, seed: int = 0) -> Array:
-    x, index = inputs["x"], inputs["token_index"]
-    assert x is not None
-    assert index is not None
-    call = Emulated(seed)
-    target = call.output("target", expected.shape, expected.dtype)
-    source = call.input("source", x)
-    size = row_bytes(x, 2)
-    params = fields(
-        TokenCopyParams,
-        source=source,
-        target=target,
-        token_index=call.input("token_index", index),
-        tokens=len(index),
-        slots=x.shape[0] * x.shape[1],
-        row_bytes=size,
-    )
-    call.run((variant_of("pack_tokens", RAGGEDRT_VECTOR_BYTES=vector_bytes(size)), params, GRID))
-    return target
-
-
-def unpack(inputs: Inputs, expected: Array, *, seed: int = 0) -> Array:
-    packed, index = inputs["packed"], inputs["token_index"]
-    assert packed is not None
-    assert index is not None
-    call = Emulated(seed)
-    target = call.output("target", expected.shape, expected.dtype)
-    slots = expected.shape[0] * expected.shape[1]
-    size = row_bytes(packed, 1)
-    params = fields(
-        TokenCopyParams,
-        source=call.input("source", packed),
-        target=target,
-        token_index=call.input("token_index", index),
-        key_position=call.input("key_position", inputs.get("key_position")),
-        token_of_slot=call.zeros("token_of_slot", slots, np.int32),
-        tokens=len(index),
-        slots=slots,
-        row_bytes=size,
-    )
-    copy = variant_of("unpack_tokens", RAGGEDRT_VECTOR_BYTES=vector_bytes(size))
-    call.run((variant_of("unpack_invert"), params, GRID), (copy, params, GRID))
-    return target
 
 
 @pytest.mark.parametrize(("case", "element"), small("PackTokens"))
