@@ -97,7 +97,7 @@ def ask_inputs_for_shapes(graph: ir.Graph, analysis: AxisAnalysis, anchor: ir.Va
 
 
 def _known(size: Size | None) -> bool:
-    return size is not None and set(size.symbols) <= {BATCH_SYMBOL, TOKEN_SYMBOL}
+    return size is not None and not size.plus and set(size.symbols) <= {BATCH_SYMBOL, TOKEN_SYMBOL}
 
 
 def _element(size: Size, tape: Tape, dims: dict[str, ir.Value], anchor: ir.Value) -> ir.Value:

@@ -152,6 +152,7 @@ def features_of(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias] 
     for found in biases:
         features |= found.bias.feature
     features |= Feature.SOFTCAP if site.softcap else Feature(0)
+    features |= Feature.SINK if site.sink is not None else Feature(0)
     features |= Feature.DISENTANGLED if site.disentangled else Feature(0)
     features |= Feature.GROUPED_QUERY if site.kv_num_heads != site.num_heads else Feature(0)
     features |= Feature.VALUE_HEAD_SIZE if site.value_head_size != site.head_size else Feature(0)
@@ -177,6 +178,8 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
         places = plan.own_positions if spec.of == OWN else (plan.position, plan.key_position)
         inputs |= dict(zip(("positions_q", "positions_k"), places, strict=True))
     inputs |= bias_operands(site, biases, region) | disentangled_operands(site, region) | mask_inputs
+    if site.sink is not None:
+        inputs["head_sink"] = _sink(site.sink, region)
     attributes: dict[str, int | float | Sequence[int]] = {
         "num_heads": site.num_heads,
         "kv_num_heads": site.kv_num_heads if site.kv_num_heads != site.num_heads else 0,
@@ -195,6 +198,15 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
     heads = tape.op("Reshape", [output, target], stem=f"{stem}_heads", shape=split)
     shape: list[int | str] = [site.num_heads, TOKENS, site.value_head_size]
     return tape.op("Transpose", [heads], {"perm": [1, 0, 2]}, stem=f"{stem}_heads", shape=shape)
+
+
+def _sink(value: ir.Value, region: PackedRegion) -> ir.Value:
+    """Float32 [N]."""
+    tape, float32 = region.tape, ir.DataType.FLOAT
+    if value in region.behind:
+        raise PackingRefused(f"'{value.name}'", "the sink of attention is computed from packed values")
+    flat = tape.op("Reshape", [value, tape.vector([-1])], stem=f"{value.name}_sink", dtype=value.dtype)
+    return flat if value.dtype is float32 else tape.op("Cast", [flat], {"to": float32}, stem="sink", dtype=float32)
 
 
 def _mask_operands(

@@ -74,6 +74,11 @@ class AxisAnalysis:
         """The batch or token atom of that (symbolic) size."""
         return next((atom for atom in (self.batch, self.token) if atom.size == size and size.symbols), None)
 
+    def axis_of_size(self, size: Size) -> Axis:
+        """An axis made by arithmetic on lengths: slots (or rows) where there are as many, else features."""
+        atom = self.size_atom(size)
+        return (atom,) if atom is not None else feature(size)  # of size one: none
+
     def _enter_constant(self, value: ir.Value) -> None:
         tensor = value.const_value
         if tensor is None:

@@ -118,6 +118,19 @@ class Range:
         raise PackingRefused(node, "Range enumerates slots")
 
 
+class ConstantOfShape:
+    """One number at every place of a tensor whose sizes are arithmetic on lengths."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        sizes = analysis.content_of(node.inputs[0])
+        if sizes is None or any(size is None for size in sizes.elements):
+            return [None]
+        return [tuple(analysis.axis_of_size(size) for size in sizes.elements if size is not None)]
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        raise PackingRefused(node, "ConstantOfShape fills slots")
+
+
 class Expand:
     """Repeats along axes of size one; a repeated feature axis is remembered as such (grouped-query heads)."""
 

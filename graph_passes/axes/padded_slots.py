@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from raggedrt.graph_passes.axes.atoms import Kind
+from raggedrt.graph_passes.axes.atoms import Kind, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 
 if typing.TYPE_CHECKING:
@@ -58,6 +58,9 @@ def infer(node: ir.Node, analysis: AxisAnalysis) -> float | None:
     if node.domain != "" or not node.inputs:
         return None
     operands = [analysis.padded_of(value) for value in node.inputs]
+    if node.op_type == "ConstantOfShape":
+        filled = node.attributes.get("value")
+        return 0.0 if filled is None else float(filled.as_tensor().numpy().reshape(-1)[0])
     if node.op_type in _VIEWS:
         return operands[0]
     if node.op_type == "Exp" and analysis.low_of(node.inputs[0]) is not None:
@@ -66,6 +69,10 @@ def infer(node: ir.Node, analysis: AxisAnalysis) -> float | None:
         return 0.0 if along_tokens(node, analysis) else None
     if node.op_type == "Mul" and 0.0 in operands:
         return 0.0
+    if node.op_type == "MatMul":
+        return 0.0 if operands[0] == 0.0 and not has(analysis.axes_of(node.inputs[1]), Kind.TOKEN) else None
+    if node.op_type in ("Concat", "Split"):
+        return operands[0] if len(set(operands)) == 1 and not along_tokens(node, analysis) else None
     if node.op_type == "Div" and operands[0] == 0.0 and operands[1] != 0.0:
         return 0.0  # a divisor that is zero at run time would be a row without tokens
     if node.op_type == "And" and 0.0 in operands:

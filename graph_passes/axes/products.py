@@ -6,7 +6,7 @@ import typing
 
 import onnx_ir as ir
 
-from raggedrt.graph_passes.axes.atoms import Axes, Kind, has
+from raggedrt.graph_passes.axes.atoms import Axes, Kind, count, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.axes.elementwise import broadcast
 from raggedrt.graph_passes.axes.rule import Packed, PackingRefused, refuse_mixing, require_axes
@@ -33,6 +33,9 @@ class MatMul:
         left_axes = require_axes(node, region.analysis.axes_of(left), "the left operand")
         right_axes = require_axes(node, region.analysis.axes_of(right), "the right operand")
         refuse_mixing(node, left_axes, len(left_axes) - 1)
+        if _row_by_row(left_axes, right_axes):
+            rows = [region.aligned(left, (*output[:-1], left_axes[-1]))]
+            return region.emit(node, [*rows, region.aligned(right, (*output[:-2], *right_axes[-2:]))])
         if has(right_axes, Kind.BATCH) or has(right_axes, Kind.TOKEN):
             raise PackingRefused(
                 node, "MatMul multiplies tokens by tokens; this is not a form of attention that is known"
@@ -41,6 +44,14 @@ class MatMul:
         # Only leading axes of a weight line up with the output's; a weight without them is used as it is.
         weight = region.aligned(right, (*output[:-2], (), ())) if len(right_axes) > 2 else right
         return region.emit(node, [region.aligned(left, contracted), weight])
+
+
+def _row_by_row(left: Axes, right: Axes) -> bool:
+    """Each token has a matrix of its own (the expert that it was sent to): slots lead on both sides, nowhere else."""
+    matrices = (*left[-2:], *right[-2:])
+    if has(matrices, Kind.BATCH) or has(matrices, Kind.TOKEN):
+        return False
+    return all(count(axes, Kind.TOKEN) == 1 and count(axes, Kind.BATCH) == 1 for axes in (left, right))
 
 
 class Gemm:

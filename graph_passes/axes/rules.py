@@ -9,9 +9,10 @@ import typing
 
 import onnx_ir as ir
 
+from raggedrt.graph_passes.axes.convolution import Conv
 from raggedrt.graph_passes.axes.elementwise import Elementwise
 from raggedrt.graph_passes.axes.fused import FusedAttention, StandardAttention
-from raggedrt.graph_passes.axes.lookup import Expand, Gather, GatherElements, GatherND, Range
+from raggedrt.graph_passes.axes.lookup import ConstantOfShape, Expand, Gather, GatherElements, GatherND, Range
 from raggedrt.graph_passes.axes.products import Gemm, MatMul
 from raggedrt.graph_passes.axes.views import Flatten, Reshape, Squeeze, Transpose, Unsqueeze
 from raggedrt.graph_passes.axes.within import AlongAxis, Concat, Normalization, Reduction, Slice, Split, TopK
@@ -35,6 +36,8 @@ RULES: dict[tuple[str, str], Rule] = {
     **{("", op_type): Normalization() for op_type in ("LayerNormalization", "RMSNormalization")},
     ("", "Attention"): StandardAttention(),
     ("", "Concat"): Concat(),
+    ("", "ConstantOfShape"): ConstantOfShape(),
+    ("", "Conv"): Conv(),
     ("", "CumSum"): AlongAxis(axis_input=1),
     ("", "Dropout"): Elementwise(),
     ("", "Expand"): Expand(),

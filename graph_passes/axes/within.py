@@ -178,7 +178,7 @@ class Concat:
         merged: list[Axis | None] = []
         for number in range(len(known[0])):
             column = [axes[number] for axes in known]
-            merged.append(_joined(column, node) if number == axis else merge_axis(column))
+            merged.append(_joined(column, node, analysis) if number == axis else merge_axis(column))
         return [None if any(m is None for m in merged) else tuple(m for m in merged if m is not None)]
 
     def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
@@ -194,11 +194,16 @@ class Concat:
         return region.emit(node, operands, {"axis": packed_axis_number(output, axis)})
 
 
-def _joined(column: list[Axis], node: ir.Node) -> Axis:
+def _joined(column: list[Axis], node: ir.Node, analysis: AxisAnalysis) -> Axis:
     lengths = [axis_size(axis).static for axis in column]
     known = [length for length in lengths if length is not None]
     if len(known) == len(lengths) and not any(kinds(axis) for axis in column):
         return feature(Size(sum(known)))
+    total: Size | None = Size(0)
+    for axis in column:
+        total = None if total is None else total + axis_size(axis)
+    if total is not None and total.symbols and any(axis_size(axis).plus for axis in column):
+        return analysis.axis_of_size(total)
     return feature(Size(1, (f"{node.outputs[0].name}:joined",)))
 
 
@@ -260,8 +265,12 @@ class Slice:
             return axis
         count = None if start is None or end is None or (start.static or 0) < 0 else end + -start
         atom = None if count is None or step != 1 or kinds(axis) else analysis.size_atom(count)
-        if atom is not None:
+        if atom is not None and length.static is not None:
             return (atom,)  # slots 0 … length, or as many from another number on; the table ends at the model's limit
+        if step == 1 and start is not None and end is not None and length.symbols and len(axis) == 1:
+            some = _counted_from_ends(length, start, end)
+            if some is not None:
+                return analysis.axis_of_size(some)
         if step == 1 and _one_element(start, end):
             return ()
         static = (length.static, None if start is None else start.static, None if end is None else end.static)
@@ -295,6 +304,15 @@ class Slice:
         if len(node.inputs) < 3:  # opset 9 and before: attributes
             raise PackingRefused(node, "Slice with attributes (opset < 10) is not covered")
         return region.emit(node, [region.packed(source), *(region.constant(vector) for vector in vectors)])
+
+
+def _counted_from_ends(length: Size, start: Size, end: Size) -> Size | None:
+    """What is left of a symbolic length without some elements at its ends; None where the cut says something else."""
+    if start.static is None or end.static is None:
+        return None
+    first = Size(start.static)
+    last = length if end.static >= LAST else length + Size(end.static) if end.static < 0 else None
+    return None if last is None or start.static < 0 else last + -first
 
 
 def _one_element(start: Size | None, end: Size | None) -> bool:

@@ -166,4 +166,5 @@ def _dim(axis: Axis, names: Mapping[Kind, str]) -> int | str:
 
 def _size_name(size: Size) -> str:
     coefficient = [] if size.coefficient == 1 and size.symbols else [str(size.coefficient)]
-    return "*".join([*coefficient, *size.symbols]).replace(":", "_")
+    product = "*".join([*coefficient, *size.symbols]).replace(":", "_")
+    return f"{product}{size.plus:+d}" if size.plus else product

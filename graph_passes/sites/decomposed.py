@@ -14,12 +14,13 @@ from typing import Any
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
-from raggedrt.graph_passes.axes.atoms import Axes, Kind, has
+from raggedrt.graph_passes.axes.atoms import Axes, Kind, axis_size, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import Polarity
 from raggedrt.graph_passes.sites.mask_terms import hidden_by_where, scalar, split_terms
 from raggedrt.graph_passes.sites.merged import disentangled, only_regroups, unmerged
 from raggedrt.graph_passes.sites.repeats import unrepeated
+from raggedrt.graph_passes.sites.sinks import drops_last_column, joined_sink, without_largest
 from raggedrt.graph_passes.sites.site import (
     BNSH,
     MERGED,
@@ -54,8 +55,10 @@ SMALLEST_FACTOR = 1 / 32
 EAGER, SDPA = "MatMul-Softmax-MatMul", "decomposed scaled_dot_product_attention"
 
 
-def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool] | None:
-    """The MatMul or Einsum that multiplies values by the softmax's weights, and whether a NaN guard lies between.
+def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool, ir.Node | None] | None:
+    """The MatMul or Einsum that multiplies values by the softmax's weights, and what lies between.
+
+    That is, whether there is a NaN guard, and the Slice that cuts a sink off.
 
     None where there is none: then the Softmax is no attention.
 
@@ -63,19 +66,22 @@ def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool] | None:
         NotThisForm: The weights are used for something else as well, or pass through an op in between.
     """
     current, guarded = softmax.outputs[0], False
+    cut: ir.Node | None = None
     for _ in range(_MAX_DEPTH):
         users = [usage for usage in current.uses() if usage.node.op_type != "IsNaN"]
         products = [u for u in users if u.node.op_type in ("MatMul", "Einsum") and u.idx == 0]
         if products:
             if len(users) > 1 or current.is_graph_output():
                 raise NotThisForm(EAGER, "the attention weights are used for something else as well")
-            return products[0].node, guarded
+            return products[0].node, guarded, cut
         if len(users) != 1 or current.is_graph_output():
             _refuse_detour(users)
             return None
         node = users[0].node
         if node.op_type == "Where" and _is_nan_guard(node, current):
             guarded = True
+        elif node.op_type == "Slice" and cut is None:
+            cut = node
         elif node.op_type not in (*_PASS_THROUGH, "Reshape"):  # what a Reshape does is checked when axes are known
             _refuse_detour(users)
             return None
@@ -119,6 +125,8 @@ class _Scores:
     masks: list[MaskTerm] = dataclasses.field(default_factory=list)
     merged: list[MaskTerm] = dataclasses.field(default_factory=list)
     """Terms added where batch and heads share an axis."""
+    sink: ir.Value | None = None
+    """A logit per head that only the denominator counts."""
     split: bool = False
     """The walk has come from scores [B, N, ...] to scores [B*N, ...]."""
 
@@ -132,7 +140,7 @@ def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
     found = weights_product(softmax)
     if found is None:
         return None
-    product, guarded = found
+    product, guarded, cut = found
     form = SDPA if guarded else EAGER
     axes = analysis.axes_of(softmax.inputs[0])
     default_axis = -1 if (softmax.version or _opset(softmax)) >= 13 else 1
@@ -145,6 +153,8 @@ def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
     source = softmax.inputs[0]
     if source is None:
         return None
+    if cut is not None:
+        source, scores.sink = _with_sink(source, cut, form, analysis)
     _check_reshapes(softmax, product, analysis, form)
     multiply = _walk_back(source, scores, form, analysis)
     query, key = (_unscaled(value, scores) for value in multiply.inputs[:2])
@@ -154,6 +164,20 @@ def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
     if value is None:
         return None
     return _site(softmax, form, scores, (query, key, value), product.outputs[0], analysis)
+
+
+def _with_sink(source: ir.Value, cut: ir.Node, form: str, analysis: AxisAnalysis) -> tuple[ir.Value, ir.Value]:
+    """The scores in front of the column that `cut` drops again, and the value in that column."""
+    axes = analysis.axes_of(source)
+    heads = None if axes is None or len(axes) != 4 else axis_size(axes[1]).static
+    if drops_last_column(cut, analysis) and heads is not None:
+        node = source.producer()
+        while node is not None and (plain := without_largest(node, analysis)) is not None:
+            node = plain.producer()
+        found = None if node is None else joined_sink(node, heads, analysis)
+        if found is not None:
+            return found
+    raise NotThisForm(form, "the attention weights pass through Slice, and it is no sink that it cuts off")
 
 
 def _check_reshapes(softmax: ir.Node, product: ir.Node, analysis: AxisAnalysis, form: str) -> None:
@@ -313,6 +337,7 @@ def _site(
         softcap=scores.softcap,
         masks=split_terms(scores.masks + masks),
         disentangled=terms,
+        sink=scores.sink,
     )
 
 

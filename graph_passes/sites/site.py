@@ -83,6 +83,7 @@ class AttentionSite:
         softcap: c > 0 where the scaled scores s become c * tanh(s / c) before any mask.
         masks: terms that hide keys.
         disentangled: position terms that are added to the scores.
+        sink: a logit per head, of as many elements, that only the denominator counts.
         causal: the op itself hides later keys.
         spec: what the op's attributes say of the mask.
         zero_where_unattended: a query that sees no key yields zeros, as with `RaggedAttention`; other forms leave it to
@@ -105,6 +106,7 @@ class AttentionSite:
     softcap: float = 0.0
     masks: list[MaskTerm] = dataclasses.field(default_factory=list)
     disentangled: list[DisentangledTerm] = dataclasses.field(default_factory=list)
+    sink: ir.Value | None = None
     causal: bool = False
     spec: MaskSpec = dataclasses.field(default_factory=MaskSpec)
     zero_where_unattended: bool = False

@@ -32,6 +32,7 @@ FORMS = {
     "eager_mul": "MatMul-Softmax-MatMul",
     "eager_div": "MatMul-Softmax-MatMul",
     "eager_where": "MatMul-Softmax-MatMul",
+    "eager_sink": "MatMul-Softmax-MatMul",
     "sdpa": "decomposed scaled_dot_product_attention",
     "bmm": "MatMul-Softmax-MatMul",
     "bmm_apart": "MatMul-Softmax-MatMul",
@@ -187,7 +188,10 @@ def test_attention_weights_as_output_leave_that_layer_alone() -> None:
 
 
 @pytest.mark.parametrize("io", ["padded", "ragged"])
-@pytest.mark.parametrize("fields", [{"head": "two"}, {"mask": "causal_padding", "kv_heads": 2}, {"mask": "window"}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"head": "two"}, {"mask": "causal_padding", "kv_heads": 2}, {"mask": "window"}, {"attention": "eager_sink"}],
+)
 @pytest.mark.usefixtures("op_library")
 def test_with_the_op_library(io: str, fields: dict[str, Any]) -> None:
     _check(EncoderSpec(**fields), io, native=True)

@@ -83,6 +83,20 @@ def eager_div(graph: Encoder, x: ir.Value) -> ir.Value:
     return _eager(graph, x, divide=True)
 
 
+def eager_sink(graph: Encoder, x: ir.Value) -> ir.Value:
+    """GPT-OSS: a logit per head is one more column of the scores until the softmax is taken."""
+    query, key, value = _heads(graph, x)
+    op, spec, length = graph.op, graph.spec, graph.size(1)
+    scores = op.Mul(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), graph.number(spec.head_size**-0.5))
+    column = op.Concat(graph.size(0), graph.ints([spec.heads]), length, graph.ints([1]), axis=0)
+    sink = op.Expand(graph.weight(1, spec.heads, 1, 1), column)
+    joined = op.Concat(_masked(graph, scores), sink, axis=-1)
+    largest = graph.reduce("ReduceMax", joined, [-1], keepdims=True)
+    weights = op.Softmax(op.Sub(joined, largest), axis=-1)
+    kept = op.Slice(weights, graph.ints([0]), graph.ints([-1]), graph.ints([-1]))
+    return graph.merge_heads(op.MatMul(kept, value))
+
+
 def eager_where(graph: Encoder, x: ir.Value) -> ir.Value:
     """The mask chooses instead of being added."""
     query, key, value = _heads(graph, x)
@@ -234,6 +248,7 @@ SPELLINGS: dict[str, Callable[[Encoder, ir.Value], ir.Value]] = {
     "eager_mul": eager_mul,
     "eager_div": eager_div,
     "eager_where": eager_where,
+    "eager_sink": eager_sink,
     "sdpa": sdpa,
     "bmm": bmm,
     "bmm_apart": bmm_apart,

@@ -67,7 +67,48 @@ def _chosen(g: Attended, times: int, width: int) -> ir.Value:
     return g.op.GatherElements(g.y, g.op.Expand(slots, target), axis=1)
 
 
+def _shifted(g: Attended, x: ir.Value) -> ir.Value:
+    """Each slot gets the one before it, the first zeros."""
+    batch = g.op.Shape(g.x, start=0, end=1)
+    zeros = g.op.ConstantOfShape(g.op.Concat(batch, g.ints([1, WIDTH]), axis=0))
+    return g.op.Concat(zeros, g.op.Slice(x, g.ints([0]), g.ints([-1]), g.ints([1])), axis=1)
+
+
+def _convolved(g: Attended, pads: list[int], kernel: int, dilation: int = 1) -> ir.Value:
+    slots_last = g.op.Transpose(_masked(g), perm=[0, 2, 1])
+    mixed = g.op.Conv(slots_last, g.weight(WIDTH, WIDTH, kernel), g.weight(WIDTH), pads=pads, dilations=[dilation])
+    return g.op.Add(g.y, g.op.Transpose(mixed, perm=[0, 2, 1]))
+
+
+def _two_convolutions(g: Attended) -> ir.Value:
+    """Padding in front of the first alone; in between there is one slot more than the row has (ZAYA)."""
+    first = g.op.Conv(g.op.Transpose(_masked(g), perm=[0, 2, 1]), g.weight(WIDTH, 1, 2), pads=[2, 0], group=WIDTH)
+    second = g.op.Conv(first, g.weight(WIDTH, WIDTH, 2))
+    return g.attend(g.op.Add(g.y, g.op.Transpose(second, perm=[0, 2, 1])))
+
+
+def _experts(g: Attended) -> ir.Value:
+    """Each token is multiplied with the matrices of the two experts that it is sent to (GPT-OSS)."""
+    rows = g.op.Reshape(g.y, g.ints([-1, WIDTH]))
+    scores, chosen = g.op.op_multi_out("TopK", [g.op.MatMul(rows, g.weight(WIDTH, 3)), g.ints([2])], num_outputs=2)
+    twice = g.op.Expand(g.op.Unsqueeze(rows, g.ints([1])), g.ints([1, 2, 1]))
+    flat = g.op.Unsqueeze(g.op.Reshape(twice, g.ints([-1, WIDTH])), g.ints([1]))
+    matrices = g.op.Gather(g.weight(3, WIDTH, 5), g.op.Reshape(chosen, g.ints([-1])), axis=0)
+    mixed = g.op.Squeeze(g.op.MatMul(flat, matrices), g.ints([1]))
+    weights = g.op.Reshape(g.op.Softmax(scores, axis=-1), g.ints([-1, 1]))
+    both = g.op.Reshape(g.op.Mul(mixed, weights), g.ints([-1, 2, 5]))
+    total = g.reduce("ReduceSum", both, [1], keepdims=False)
+    return g.op.Reshape(total, g.op.Concat(g.op.Shape(g.x, start=0, end=2), g.ints([5]), axis=0))
+
+
 PER_TOKEN: dict[str, Build] = {
+    "a causal convolution": lambda g: _convolved(g, [2, 0], 3),
+    "a centred convolution": lambda g: _convolved(g, [1, 1], 3),
+    "a dilated convolution": lambda g: _convolved(g, [2, 2], 3, dilation=2),
+    "two convolutions": _two_convolutions,
+    "the token before": lambda g: g.attend(g.op.Add(g.y, _shifted(g, _masked(g)))),
+    "zeros that were multiplied": lambda g: _shifted(g, g.op.MatMul(_masked(g), g.weight(WIDTH, WIDTH))),
+    "experts": _experts,
     "merged with features before attention": _merged,
     "merged, by an op that mixes": _merged_running_sum,
     "heads as rows": _per_head_norm,
@@ -121,9 +162,14 @@ REFUSED: dict[str, tuple[Build, str]] = {
             "ReduceSum", g.op.Sub(g.op.Unsqueeze(g.y, g.ints([1])), g.op.Unsqueeze(g.y, g.ints([2]))), [1],
             keepdims=False), "mixes tokens"),
     "largest slot": (lambda g: g.op.ArgMax(g.y, axis=1), "ArgMax reads padded slots"),
-    "convolution": (
+    "convolution of what padding holds": (
         lambda g: g.op.Conv(g.op.Transpose(g.y, perm=[0, 2, 1]), g.weight(4, WIDTH, 3), pads=[1, 1]),
-        "no rule says along which axes Conv works"),
+        "Conv mixes neighbouring tokens"),
+    "the tokens before, of what padding holds": (
+        lambda g: _shifted(g, g.y), "Slice reads padded slots"),
+    "a matrix per sequence": (
+        lambda g: g.op.MatMul(g.y, g.op.Expand(g.weight(1, WIDTH, 4), g.op.Concat(
+            g.op.Shape(g.x, start=0, end=1), g.ints([WIDTH, 4]), axis=0))), "multiplies tokens by tokens"),
     "nothing, up to slot zero": (
         lambda g: g.op.Slice(g.y, g.ints([-1]), g.ints([0]), g.ints([1])), "Slice reads padded slots"),
     "the last slot of short batches only": (

@@ -1,0 +1,60 @@
+"""Transfer rule of convolutions over slots: they mix neighbours, but where the lengths go can be said."""
+
+from __future__ import annotations
+
+import typing
+
+import onnx_ir as ir
+
+from raggedrt.graph_passes.axes.atoms import Axes, Axis, Size, axis_size, feature
+from raggedrt.graph_passes.axes.rule import Packed, PackingRefused
+
+if typing.TYPE_CHECKING:
+    from raggedrt.graph_passes.axes.analysis import AxisAnalysis
+
+
+class Conv:
+    """Mixes neighbouring slots: runs on the padded form, where padded slots are known (`x * attention_mask`)."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        axes, weight = (analysis.axes_of(value) for value in node.inputs[:2])
+        if axes is None or weight is None or len(axes) != len(weight) or len(axes) < 3:
+            return [None]
+        spatial = len(axes) - 2
+        kernel = [axis_size(axis).static for axis in weight[2:]]
+        channels = axis_size(weight[0])
+        pads, strides, dilations = (
+            _numbers(node, name, default)
+            for name, default in (("pads", [0] * 2 * spatial), ("strides", [1] * spatial), ("dilations", [1] * spatial))
+        )
+        auto = node.attributes.get("auto_pad")
+        if any(size is None for size in kernel) or (auto is not None and auto.as_string() not in ("NOTSET", "")):
+            return [None]
+        lengths: list[Axis] = []
+        for number in range(spatial):
+            reach = dilations[number] * ((kernel[number] or 1) - 1)
+            more = pads[number] + pads[number + spatial] - reach
+            lengths.append(_length(node, number, axes[number + 2], more, strides[number], analysis))
+        return [(axes[0], feature(channels), *lengths)]
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        raise PackingRefused(
+            node,
+            f"{node.op_type} mixes neighbouring tokens, and padding among them; multiply by attention_mask before it, "
+            "so that its padded slots are known to be zero, or export without it",
+        )
+
+
+def _length(node: ir.Node, number: int, axis: Axis, more: int, stride: int, analysis: AxisAnalysis) -> Axis:
+    size = axis_size(axis)
+    longer = size + Size(more)
+    if longer is not None and longer.static is not None:
+        return feature(Size((longer.static - 1) // stride + 1))
+    if longer is not None and stride == 1:
+        return analysis.axis_of_size(longer)
+    return feature(Size(1, (f"{node.outputs[0].name}:{number}",)))
+
+
+def _numbers(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else list(attribute.as_ints())
