@@ -61,7 +61,8 @@ class ItemAttention {
         item_(item),
         key_offsets_(item.lane, FragmentOffsets::kRowsFirst),
         value_offsets_(item.lane, FragmentOffsets::kColumnsFirst),
-        active_(uniform_warp_index() * kWarpRows < item.rows) {}
+        active_(uniform_warp_index() * kWarpRows < item.rows),
+        queries_(value_offsets_) {}
 
   RAGGEDRT_DEVICE void run() {
     copy_queries(params_, item_);
@@ -86,7 +87,7 @@ class ItemAttention {
   RAGGEDRT_DEVICE void load_queries() {
     copy_async_wait<kStages - 1>();
     sync_block();
-    if (active_) queries_.load(value_offsets_);
+    if (active_) queries_.load();
   }
 
   RAGGEDRT_DEVICE void visit_all() {
@@ -148,7 +149,11 @@ class ItemAttention {
   template <bool kMasked, typename Change>
   RAGGEDRT_DEVICE void attend(const Stage& stage, unsigned groups, float factor, const Change& change) {
     Scores scores;
-    first_product<kMasked>(queries_, stage.keys, key_offsets_, groups, scores);
+    if constexpr (kMasked) {
+      first_product_of(groups, queries_, stage.keys, key_offsets_, scores);
+    } else {
+      first_product(queries_, stage.keys, key_offsets_, scores);
+    }
     change(scores);
     softmax_step(factor, scores, running_);
     second_product<kMasked>(scores, stage.values, value_offsets_, groups, running_);

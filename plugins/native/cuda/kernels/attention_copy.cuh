@@ -76,16 +76,16 @@ static_assert(kCopySteps * kThreads == kKeys * kVectors, "every thread copies as
 // what lies there belongs to another sequence and may be anything, and zero times that must be zero.
 RAGGEDRT_DEVICE void copy_keys(const AttentionParams& params, const Item& item, const Stage& stage, int first) {
   const int stride = params.kv_num_heads * kRowBytes;
-  const int64_t origin = (int64_t{item.first_key} + first) * stride + item.kv_head * kRowBytes;
-  const char* keys = static_cast<const char*>(params.key) + origin;
-  const char* values = static_cast<const char*>(params.value) + origin;
+  const int token = item.first_key + first;
   const int left = item.keys - first;
   RAGGEDRT_UNROLL
   for (int step = 0; step < kCopySteps; ++step) {
     const Place place(item, step);
-    const unsigned offset = static_cast<unsigned>(place.row * stride + place.vector * 16);
-    copy_async_16(stage.keys + place.shared_offset(), keys + offset, place.row < left);
-    copy_async_16(stage.values + place.shared_offset(), values + offset, place.row < left);
+    const int64_t row = int64_t{token + place.row} * stride;
+    const int column = item.kv_head * kRowBytes + place.vector * 16;
+    const bool valid = place.row < left;
+    copy_async_16(stage.keys + place.shared_offset(), static_cast<const char*>(params.key) + column + row, valid);
+    copy_async_16(stage.values + place.shared_offset(), static_cast<const char*>(params.value) + column + row, valid);
   }
 }
 

@@ -12,23 +12,52 @@ namespace {
 
 constexpr unsigned kAllGroups = (1u << kKeyGroups) - 1;
 
-struct Queries {
-  uint32_t fragment[kRowBlocks][kSlices][4];
+class Queries {
+ public:
+  RAGGEDRT_DEVICE explicit Queries(const FragmentOffsets& offsets)
+      : rows_(shared_memory() + kQueryOffset + warp_index() * kWarpRows * kRowBytes), offsets_(offsets) {}
 
-  RAGGEDRT_DEVICE void load(const FragmentOffsets& offsets) {
-    const char* rows = shared_memory() + kQueryOffset + warp_index() * kWarpRows * kRowBytes;
+  RAGGEDRT_DEVICE void load() {
+    if constexpr (!kQueriesInRegisters) return;
+    RAGGEDRT_UNROLL
+    for (int slice = 0; slice < kHeld; ++slice) read(slice, held_[slice]);
+  }
+  // The fragments of a slice, for every row block.
+  RAGGEDRT_DEVICE void get(int slice, uint32_t (&fragment)[kRowBlocks][4]) const {
+    if constexpr (!kQueriesInRegisters) {
+      read(slice, fragment);
+      return;
+    }
+    RAGGEDRT_UNROLL
+    for (int i = 0; i < 4 * kRowBlocks; ++i) fragment[i / 4][i % 4] = held_[slice % kHeld][i / 4][i % 4];
+  }
+
+ private:
+  static constexpr int kHeld = kQueriesInRegisters ? kSlices : 1;
+
+  RAGGEDRT_DEVICE void read(int slice, uint32_t (&fragment)[kRowBlocks][4]) const {
     RAGGEDRT_UNROLL
     for (int block = 0; block < kRowBlocks; ++block) {
-      RAGGEDRT_UNROLL
-      for (int slice = 0; slice < kSlices; ++slice) {
-        load_matrix_x4(fragment[block][slice], rows + block * 16 * kRowBytes + offsets.slice(slice));
-      }
+      load_matrix_x4(fragment[block], rows_ + block * 16 * kRowBytes + offsets_.slice(slice));
     }
   }
+
+  const char* rows_;
+  const FragmentOffsets offsets_;
+  uint32_t held_[kHeld][kRowBlocks][4];
 };
 
 struct Scores {
   float value[kRowBlocks][kKeys / 8][4];
+
+  // Of the groups of 16 keys first … last - 1.
+  RAGGEDRT_DEVICE void fill(int first, int last, float with) {
+    RAGGEDRT_UNROLL
+    for (int block = 0; block < kRowBlocks; ++block) {
+      RAGGEDRT_UNROLL
+      for (int i = 8 * first; i < 8 * last; ++i) value[block][i / 4][i % 4] = with;
+    }
+  }
 };
 
 // Output and softmax of the keys so far. Rows of a thread: [row block][half], half 1 lies 8 rows below half 0.
@@ -54,28 +83,44 @@ struct Running {
   }
 };
 
-// Scores of the groups of 16 keys in `groups`; of the others -inf.
-template <bool kMasked>
+// Adds what one slice of the head contributes to the scores of a group of 16 keys.
+RAGGEDRT_DEVICE void multiply_slice(const uint32_t (&a)[kRowBlocks][4], const char* keys, const FragmentOffsets& offsets,
+                                    int slice, int group, Scores& scores) {
+  uint32_t b[4];
+  load_matrix_x4(b, keys + group * 16 * kRowBytes + offsets.slice(slice));
+  RAGGEDRT_UNROLL
+  for (int block = 0; block < kRowBlocks; ++block) {
+    mma_m16n8k16<Element>(scores.value[block][2 * group], a[block], b[0], b[1]);
+    mma_m16n8k16<Element>(scores.value[block][2 * group + 1], a[block], b[2], b[3]);
+  }
+}
+
+// Scores of all keys of a tile.
 RAGGEDRT_DEVICE void first_product(const Queries& queries, const char* keys, const FragmentOffsets& offsets,
-                                   unsigned groups, Scores& scores) {
+                                   Scores& scores) {
+  scores.fill(0, kKeyGroups, 0.0f);
+  RAGGEDRT_UNROLL
+  for (int slice = 0; slice < kSlices; ++slice) {
+    uint32_t a[kRowBlocks][4];
+    queries.get(slice, a);
+    RAGGEDRT_UNROLL
+    for (int group = 0; group < kKeyGroups; ++group) multiply_slice(a, keys, offsets, slice, group, scores);
+  }
+}
+
+// Scores of the groups of 16 keys in `groups`; of the others -inf.
+RAGGEDRT_DEVICE void first_product_of(unsigned groups, const Queries& queries, const char* keys,
+                                      const FragmentOffsets& offsets, Scores& scores) {
   RAGGEDRT_UNROLL
   for (int group = 0; group < kKeyGroups; ++group) {
-    const bool visited = !kMasked || (groups >> group & 1) != 0;
-    RAGGEDRT_UNROLL
-    for (int block = 0; block < kRowBlocks; ++block) {
-      RAGGEDRT_UNROLL
-      for (int i = 0; i < 8; ++i) scores.value[block][2 * group + i / 4][i % 4] = visited ? 0.0f : -infinity();
-    }
+    const bool visited = (groups >> group & 1) != 0;
+    scores.fill(group, group + 1, visited ? 0.0f : -infinity());
     if (!visited) continue;
     RAGGEDRT_UNROLL
     for (int slice = 0; slice < kSlices; ++slice) {
-      uint32_t b[4];
-      load_matrix_x4(b, keys + group * 16 * kRowBytes + offsets.slice(slice));
-      RAGGEDRT_UNROLL
-      for (int block = 0; block < kRowBlocks; ++block) {
-        mma_m16n8k16<Element>(scores.value[block][2 * group], queries.fragment[block][slice], b[0], b[1]);
-        mma_m16n8k16<Element>(scores.value[block][2 * group + 1], queries.fragment[block][slice], b[2], b[3]);
-      }
+      uint32_t a[kRowBlocks][4];
+      queries.get(slice, a);
+      multiply_slice(a, keys, offsets, slice, group, scores);
     }
   }
 }
