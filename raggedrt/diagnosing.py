@@ -47,12 +47,19 @@ def version_line() -> str:
     return f"raggedrt {__version__}, op ABI {ABI_VERSION}, {library}"
 
 
-def doctor(*, build_ops: bool = False, build_kernels: bool = False, compute_capability: str | None = None) -> Diagnosis:
+def doctor(
+    *,
+    build_ops: bool = False,
+    build_kernels: bool = False,
+    build_plugins: bool = False,
+    compute_capability: str | None = None,
+) -> Diagnosis:
     """Look at this machine, after building what is wanted into the user's cache.
 
     Args:
         build_ops: build the op library.
         build_kernels: build packs of the CUDA kernels, which needs NVRTC but no GPU.
+        build_plugins: build the TensorRT plugin library, which needs TensorRT's headers but no GPU.
         compute_capability: GPUs to build packs for, `"80,86,89"`; default the GPU present, else every usual one.
 
     Raises:
@@ -65,6 +72,8 @@ def doctor(*, build_ops: bool = False, build_kernels: bool = False, compute_capa
         _build_op_library()
     if build_kernels:
         _build_kernel_packs(compute_capability)
+    if build_plugins:
+        _build_plugin_library()
     facts = (
         ("RaggedRT", __version__),
         ("op ABI", str(ABI_VERSION)),
@@ -77,6 +86,7 @@ def doctor(*, build_ops: bool = False, build_kernels: bool = False, compute_capa
         *((name, _package_version(name) or "not installed") for name in PACKAGES),
         ("op library", _library_state()),
         ("CUDA kernel packs", _packs_state()),
+        ("TensorRT plugins", _plugins_state()),
         *((flavour.product, _builder_state(flavour)) for flavour in FLAVOURS.values()),
     )
     return Diagnosis(facts, tuple(_target_row(target.name) for target in TARGETS))
@@ -115,6 +125,25 @@ def _build_kernel_packs(compute_capability: str | None) -> None:
                 continue
         progress.step("building the kernel pack for sm_%d", capability)
         build_pack(capability)
+
+
+def _build_plugin_library() -> None:
+    from raggedrt.plugins.native.plugin_library import build_plugin_library
+
+    progress.step("building the TensorRT plugin library")
+    build_plugin_library()
+
+
+def _plugins_state() -> str:
+    from raggedrt.plugins.native.plugin_library import find_tensorrt_headers, plugin_library_path
+
+    if find_tensorrt_headers() is None:
+        return "none; to build them set TENSORRT_ROOT to a TensorRT 10 or 11 SDK"
+    try:
+        path = plugin_library_path()
+    except TargetError as error:
+        return str(error)
+    return str(path) if path.is_file() else "none (doctor --build-plugins builds them)"
 
 
 def _packs_state() -> str:

@@ -40,6 +40,7 @@ SHARED_SOURCES = ("cpu/block_mask.cc", "cpu/packing_plan.cc")
 """CPU code that reads attributes, and bounds of what the launcher counts on the host."""
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wextra")
 LINK_FLAGS = ("-shared", "-static-libstdc++", "-Wl,--gc-sections", "-Wl,-z,defs", "-pthread", "-ldl")
+EXPORTS_NAME = "exports.map"
 EXPORTS = ("getCreators", "setLoggerFinder", "raggedrt_tensorrt_info")
 SYSTEM_FOLDERS = (
     "/usr/include/x86_64-linux-gnu",
@@ -151,9 +152,7 @@ def build_plugin_library() -> pathlib.Path:
         includes = (f"-I{SOURCE_FOLDER}", f"-I{folder}", "-isystem", str(tensorrt), "-isystem", str(cuda))
         files = [str(SOURCE_FOLDER / name) for name in sources()]
         command = [find_compiler(), *FLAGS, *definitions, *includes, *files, "-o", str(built), *LINK_FLAGS]
-        exports = folder / "exports.map"
-        exports.write_text(f"{{ global: {'; '.join(EXPORTS)}; local: *; }};\n")
-        command.append(f"-Wl,--version-script={exports}")
+        command.append(f"-Wl,--version-script={folder / EXPORTS_NAME}")
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_SECONDS, check=False)
         if done.returncode:
             version = ".".join(map(str, tensorrt_version(tensorrt)))
@@ -166,8 +165,9 @@ def build_plugin_library() -> pathlib.Path:
 
 
 def write_generated(folder: pathlib.Path) -> None:
-    """Write the generated header into `folder`."""
+    """Write the generated header and the linker's list of exports into `folder`."""
     (folder / codegen.FILE_NAME).write_text(codegen.ops_header())
+    (folder / EXPORTS_NAME).write_text(f"{{ global: {'; '.join(EXPORTS)}; local: *; }};\n")
 
 
 if __name__ == "__main__":

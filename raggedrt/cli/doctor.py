@@ -17,6 +17,12 @@ def doctor(
         bool,
         typer.Option("--build-kernels", help="build packs of the CUDA kernels into the user's cache; needs no GPU"),
     ] = False,
+    build_plugins: Annotated[
+        bool,
+        typer.Option(
+            "--build-plugins", help="build the TensorRT plugin library into the user's cache; needs TensorRT's headers"
+        ),
+    ] = False,
     compute_capability: Annotated[
         str | None,
         typer.Option(
@@ -29,7 +35,12 @@ def doctor(
     quiet: options.Quiet = False,
 ) -> None:
     """Facts about this machine, then what each target needs."""
-    found = raggedrt.doctor(build_ops=build_ops, build_kernels=build_kernels, compute_capability=compute_capability)
+    found = raggedrt.doctor(
+        build_ops=build_ops,
+        build_kernels=build_kernels,
+        build_plugins=build_plugins,
+        compute_capability=compute_capability,
+    )
     if json:
         print_json(found.to_json())
         return
