@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx
 
@@ -20,7 +20,8 @@ def check_graph(proto: onnx.ModelProto, where: str) -> None:
     """
     if not proto.graph.output:
         raise InputError(f"{where} has no outputs, so it is not valid ONNX; export it again")
-    context = _checker_context(proto, where)
+    check_functions(proto, where)
+    context = _checker_context(proto, where, proto.opset_import)
     known = _names(proto.graph)
     missing = [value.name for value in proto.graph.output if value.name not in known | _produced(proto.graph.node)]
     if missing:
@@ -31,11 +32,56 @@ def check_graph(proto: onnx.ModelProto, where: str) -> None:
         raise InputError(f"{where} has more than {MAX_NODES} nodes, which RaggedRT refuses; split the model")
 
 
-def _checker_context(proto: onnx.ModelProto, where: str) -> onnx.checker.C.CheckerContext:
+def check_functions(proto: onnx.ModelProto, where: str) -> None:
+    """Check the local functions: one of each name, none that calls itself, valid nodes in each.
+
+    Raises:
+        InputError: they are not so; `where` and the function are named.
+    """
+    functions: dict[tuple[str, str, str], onnx.FunctionProto] = {}
+    for function in proto.functions:
+        key = (function.domain, function.name, function.overload)
+        if key in functions:
+            raise InputError(
+                f"{where}: the function {function.domain}.{function.name} stands there twice; export it again"
+            )
+        functions[key] = function
+        context = _checker_context(proto, where, function.opset_import)
+        own = f"{where}, function {function.domain}.{function.name}"
+        graph = onnx.GraphProto(node=function.node, input=[onnx.ValueInfoProto(name=name) for name in function.input])
+        _check_nodes(graph, set(function.input), context, own)
+    calls = {key: _called(function, functions.keys()) for key, function in functions.items()}
+    while leaves := [key for key, called in calls.items() if not called & calls.keys()]:
+        for key in leaves:
+            del calls[key]
+    if calls:
+        domain, name, _ = next(iter(calls))
+        raise InputError(
+            f"{where}: the function {domain}.{name} calls itself, which ONNX does not allow; export it again"
+        )
+
+
+def _called(function: onnx.FunctionProto, known: Collection[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
+    """Functions of the model that a function's nodes call, those of subgraphs included."""
+    found: set[tuple[str, str, str]] = set()
+    pending: list[onnx.FunctionProto | onnx.GraphProto] = [function]
+    while pending:
+        for node in pending.pop().node:
+            key = (node.domain, node.op_type, node.overload)
+            found |= {key} & set(known)
+            pending += [
+                graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) if graph.node
+            ]
+    return found
+
+
+def _checker_context(
+    proto: onnx.ModelProto, where: str, opsets: Iterable[onnx.OperatorSetIdProto]
+) -> onnx.checker.C.CheckerContext:
     context = onnx.checker.C.CheckerContext()
     try:
         context.ir_version = proto.ir_version
-        context.opset_imports = {item.domain: item.version for item in proto.opset_import}
+        context.opset_imports = {item.domain: item.version for item in opsets}
     except TypeError:  # they are 32-bit integers there
         raise InputError(f"{where}: its IR version or an opset version is no such number; export it again") from None
     return context

@@ -52,7 +52,9 @@ def read_proto(proto: onnx.ModelProto, where: str = "the model") -> ir.Model:
     check_graph(proto, where)
     try:
         return ir.from_proto(proto)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # onnx_ir raises many kinds
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"{where} is not valid ONNX ({first_line}); check it with onnx.checker") from error
 

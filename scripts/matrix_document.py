@@ -47,8 +47,8 @@ def document(results: Mapping[str, Any]) -> str:
     families: Mapping[str, Cells] = results["families"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     parts = [HEAD.format(versions=versions)]
-    for head, exporter in ((MAIN, "raggedrt"), (PLAIN, "torch.onnx")):
-        keys = {f"{a} {o}": f"{a}/{o}/{exporter}" for a in ATTENTION for o in OPSETS}
+    for head, exporter, opsets in ((MAIN, "raggedrt", OPSETS), (PLAIN, "torch.onnx", (20,))):
+        keys = {f"{a} {o}": f"{a}/{o}/{exporter}" for a in ATTENTION for o in opsets}
         rows = [(name, [_main_cell(cells, end) for end in keys.values()]) for name, cells in families.items()]
         parts.append(head + "\n" + _table(("family", *keys), rows, notes))
     tasks = sorted({key.split("/")[0] for cells in families.values() for key in cells})
@@ -97,7 +97,7 @@ def _cell_text(cell: Mapping[str, Any] | None, notes: Notes) -> str:
     if cell["export"]["status"] != "ok":
         return _part_text(cell["export"], notes)
     if cell["padded"]["status"] == "no padding":
-        return _part_text(cell["padded"], notes)
+        return str(cell["padded"]["status"])
     return " / ".join(_part_text(cell[kind], notes) for kind in ("padded", "ragged"))
 
 
