@@ -16,8 +16,6 @@ import numpy as np
 from raggedrt.plugins.native import emulated
 
 MESSAGE_BYTES = 1 << 16
-SKIPPED: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("SKIPPED", default=None)
-"""File (end of its path) and line of a barrier, fence, commit or wait that launches leave out."""
 
 
 class EmulationError(AssertionError):
@@ -32,6 +30,20 @@ class Memory(enum.IntEnum):
     UNINITIALIZED = 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A barrier, fence, commit or wait to leave out or, where that is possible, to weaken."""
+
+    file: str
+    """End of its path."""
+    line: int
+    weaken: bool = False
+
+
+CHANGED: contextvars.ContextVar[Change | None] = contextvars.ContextVar("CHANGED", default=None)
+"""What launches change in a kernel."""
+
+
 class _Launch(ctypes.Structure):
     _fields_ = (
         ("kernel", ctypes.c_void_p),
@@ -43,8 +55,9 @@ class _Launch(ctypes.Structure):
         ("seed", ctypes.c_uint64),
         ("seconds", ctypes.c_double),
         ("profile", ctypes.c_int32),
-        ("skipped_line", ctypes.c_int32),
-        ("skipped_file", ctypes.c_char_p),
+        ("changed_line", ctypes.c_int32),
+        ("changed_file", ctypes.c_char_p),
+        ("change", ctypes.c_int),
     )
 
 
@@ -152,7 +165,7 @@ class Kernels:
             grid: blocks, threads and shared memory.
             seed: of the schedule; 0 is the plain order.
             profile: also count bank conflicts and memory sectors of plain accesses.
-            skip: what to leave out; None: what SKIPPED says.
+            skip: file (end of its path) and line of a barrier, fence, commit or wait to leave out.
             seconds: how long an endless loop may take.
 
         Raises:
@@ -161,7 +174,7 @@ class Kernels:
         kernel = _Kernel.in_dll(self._library, f"{entry}_emulated")
         if kernel.param_bytes != ctypes.sizeof(params):
             raise ValueError(f"{entry} takes {kernel.param_bytes} bytes, got {ctypes.sizeof(params)}")
-        file, line = skip or SKIPPED.get() or ("", 0)
+        change = CHANGED.get() or (Change(*skip) if skip else Change("", 0))
         launch = _Launch(
             kernel=ctypes.addressof(kernel),
             params=ctypes.addressof(params),
@@ -172,8 +185,9 @@ class Kernels:
             seed=seed,
             seconds=seconds,
             profile=profile,
-            skipped_line=line,
-            skipped_file=file.encode(),
+            changed_line=change.line,
+            changed_file=change.file.encode(),
+            change=int(change.weaken),
         )
         counters = (ctypes.c_uint64 * len(counter_names()))()
         message = ctypes.create_string_buffer(MESSAGE_BYTES)

@@ -74,8 +74,8 @@ def packing(seed: int) -> None:
 
 
 def work(seed: int) -> None:
-    """Items of several classes of cost."""
-    write_list(Lengths((300, 64, 1, 0, 128), causal=True), blocks=2, lanes=2, seed=seed)
+    """Items of several classes of cost; enough sequences for several warps."""
+    write_list(Lengths((300, 64, 1, 0, 128) * 20, causal=True), blocks=2, lanes=2, seed=seed)
 
 
 def tiles(seed: int) -> None:

@@ -15,6 +15,11 @@ struct raggedrt_emulated_kernel {
   uint32_t max_threads;
 };
 
+enum raggedrt_emulator_change {
+  raggedrt_emulator_leave_out = 0,
+  raggedrt_emulator_weaken = 1,  // sync_block and named_barrier to sync_warp, a wait by one group; others stay
+};
+
 struct raggedrt_emulator_launch {
   const raggedrt_emulated_kernel* kernel;
   const void* params;
@@ -25,8 +30,10 @@ struct raggedrt_emulator_launch {
   uint64_t seed;        // 0: lanes, warps and blocks in their order, without preemption; else a schedule drawn from it
   double seconds;       // more than this is an endless loop; 0: no limit
   int32_t profile;      // 1: count bank conflicts and memory sectors of plain accesses, at a third of the speed
-  int32_t skipped_line; // of the barrier, fence, commit or wait to leave out, for mutation tests; 0: none
-  const char* skipped_file;  // its path ends with this
+  // For mutation tests, a barrier, fence, commit or wait to change; 0: none.
+  int32_t changed_line;
+  const char* changed_file;  // its path ends with this
+  raggedrt_emulator_change change;
 };
 
 // What the kernels of a launch did. Warp operations count once per warp, the others once per lane.

@@ -119,6 +119,7 @@ using namespace raggedrt::emulator;
 void raggedrt_emulated_sync_block(const raggedrt_emulated_call* call) {
   Lane& lane = RAGGEDRT_BEGIN();
   if (skipped(*call)) return;
+  if (weakened(*call)) return raggedrt_emulated_sync_warp(call);
   if (lane.thread == 0) ++raggedrt_emulated_counts.sync_block;
   meet(lane, *call, 0, lane.block_threads, false);
 }
@@ -133,6 +134,7 @@ int raggedrt_emulated_vote_block(const raggedrt_emulated_call* call, int all, in
 void raggedrt_emulated_named_barrier(const raggedrt_emulated_call* call, int id, int threads) {
   Lane& lane = RAGGEDRT_BEGIN();
   if (skipped(*call)) return;
+  if (weakened(*call)) return raggedrt_emulated_sync_warp(call);
   if (id < 1 || id >= kBarriers) {
     fail(lane, text("named_barrier of id %d: ids are 1 to %d", id, kBarriers - 1));
   }

@@ -63,7 +63,8 @@ void raggedrt_emulated_copy_async_wait(const raggedrt_emulated_call* call, int g
   Lane& lane = RAGGEDRT_BEGIN();
   if (skipped(*call)) return;
   ++raggedrt_emulated_counts.copy_async_waits;
-  const int64_t complete = static_cast<int64_t>(lane.group) - groups;  // groups below this number
+  const int left = groups + (weakened(*call) ? 1 : 0);
+  const int64_t complete = static_cast<int64_t>(lane.group) - left;  // groups below this number
   auto copy = lane.copies.begin();
   for (; copy != lane.copies.end() && static_cast<int64_t>(copy->group) < complete; ++copy) {
     land(lane, *copy);

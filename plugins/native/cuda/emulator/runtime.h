@@ -193,8 +193,9 @@ inline Lane& begin(const void* site) {
 }
 #define RAGGEDRT_BEGIN() ::raggedrt::emulator::begin(__builtin_return_address(0))
 
-// Whether the launch leaves this statement out.
+// Whether the launch leaves this statement out, or has a weaker one there.
 bool skipped(const raggedrt_emulated_call& call);
+bool weakened(const raggedrt_emulated_call& call);
 
 // The lane waits until wake() is called for it; others run.
 void suspend(Lane& lane, Wait wait);

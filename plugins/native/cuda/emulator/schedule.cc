@@ -164,11 +164,23 @@ std::string text(const char* format, ...) {
   return buffer;
 }
 
-bool skipped(const raggedrt_emulated_call& call) {
-  if (launch.call->skipped_line != call.line) return false;
-  const size_t length = strlen(launch.call->skipped_file);
+namespace {
+
+bool changed(const raggedrt_emulated_call& call) {
+  if (launch.call->changed_line != call.line) return false;
+  const size_t length = strlen(launch.call->changed_file);
   const size_t whole = strlen(call.file);
-  return length <= whole && strcmp(call.file + whole - length, launch.call->skipped_file) == 0;
+  return length <= whole && strcmp(call.file + whole - length, launch.call->changed_file) == 0;
+}
+
+}  // namespace
+
+bool skipped(const raggedrt_emulated_call& call) {
+  return changed(call) && launch.call->change == raggedrt_emulator_leave_out;
+}
+
+bool weakened(const raggedrt_emulated_call& call) {
+  return changed(call) && launch.call->change == raggedrt_emulator_weaken;
 }
 
 namespace {
