@@ -18,7 +18,8 @@ from raggedrt.export.numerics import Case, Comparison, Tolerance
 from raggedrt.options import choose
 from raggedrt.outputs import refuse_existing, refuse_input, write_json
 from raggedrt.plugins.bundle.reader import open_bundle
-from raggedrt.plugins.runtime.session import TARGET_PROVIDERS, Session, require_target
+from raggedrt.plugins.runtime.session import Session
+from raggedrt.plugins.runtime.targets import providers_beside, require_target
 from raggedrt.progress import step
 from raggedrt.runners import RunnerOptions
 from raggedrt.verification import compare_wide, make_tolerance
@@ -180,7 +181,7 @@ def bench(
     longest = longest_sequence(opened, max_length)
     tolerance = make_tolerance(atol, rtol, opened.manifest.dtype)
     threads = threads or len(os.sched_getaffinity(0))
-    providers = TARGET_PROVIDERS[opened.manifest.target]
+    providers = providers_beside(opened.manifest.target)
     options = RunnerOptions(threads=threads, allow_pickle=allow_pickle, trust_bundle=trust_bundle, providers=providers)
     with tempfile.TemporaryDirectory(prefix="raggedrt-bench-") as folder:
         peers = open_baselines(opened, baseline, pathlib.Path(folder), options)

@@ -28,10 +28,10 @@ from raggedrt.plugins.bundle.model_facts import load_proto
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
 from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.plugins.runtime.cuda_device import cuda_state
-from raggedrt.plugins.runtime.ort import Providers, find_library, ort_session
+from raggedrt.plugins.runtime.ort import CUDA_PROVIDER, Providers, find_library, ort_session
 from raggedrt.plugins.runtime.ort_errors import import_onnxruntime, translated
 from raggedrt.plugins.runtime.ort_values import BFLOAT16_VALUE
-from raggedrt.plugins.runtime.session import TARGET_PROVIDERS
+from raggedrt.plugins.runtime.targets import configured_providers
 from raggedrt.progress import step
 
 LOGGER = logging.getLogger("raggedrt")
@@ -106,7 +106,7 @@ def verify_rewrite(
     tried = len(comparisons) > 1
     device = device_of(target)
     if device != "cpu":
-        results = graph_results(model, inputs, outputs, wanted, native=True, providers=TARGET_PROVIDERS[target])
+        results = graph_results(model, inputs, outputs, wanted, native=True, providers=configured_providers(target))
         comparison = compare_wide(results, tolerance)
         comparisons.append(comparison.require(f"the rewritten model, on {device}, against the original"))
     return Verified(comparisons[0].cases, worst_errors(comparisons), tried, device)
@@ -142,7 +142,7 @@ def device_of(target: str) -> str:
 def cuda_problem() -> str | None:
     """Why ONNX Runtime cannot run native kernels on a GPU here; None: it can."""
     problem = cuda_state().problem
-    if problem is None and TARGET_PROVIDERS["ort-cuda"][0] not in import_onnxruntime().get_available_providers():
+    if problem is None and CUDA_PROVIDER not in import_onnxruntime().get_available_providers():
         problem = "ONNX Runtime has no CUDA provider (pip install 'raggedrt[cuda]' in its place)"
     if problem is None and find_library("auto") is None:
         problem = "no op library was found (raggedrt doctor --build-ops)"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import os
+from collections.abc import Iterable, Iterator
 
 from raggedrt.errors import TargetError
 
@@ -14,6 +16,7 @@ DRIVER_NAME = "libcuda.so.1"
 OLDEST_DRIVER = (13, 0)
 """CUDA version that the driver must serve: that of the cubins in kernel packs."""
 _NO_DEVICE = 100
+_LEGACY_STREAM = 1
 _MULTIPROCESSORS, _MAJOR, _MINOR, _L2_BYTES = 16, 75, 76, 38
 
 
@@ -50,11 +53,14 @@ class _Driver:
     def call(self, function: str, *arguments: object) -> int:
         return int(getattr(self._library, function)(*arguments))
 
-    def number(self, function: str, *arguments: object) -> int:
-        value = ctypes.c_int()
-        status = self.call(function, ctypes.byref(value), *arguments)
+    def require(self, function: str, *arguments: object) -> None:
+        status = self.call(function, *arguments)
         if status:
             raise OSError(f"{function} failed with CUDA error {status}")
+
+    def number(self, function: str, *arguments: object) -> int:
+        value = ctypes.c_int()
+        self.require(function, ctypes.byref(value), *arguments)
         return value.value
 
     def device(self, ordinal: int) -> CudaDevice:
@@ -112,3 +118,45 @@ def require_cuda_device(what: str) -> CudaState:
             "Python give providers=['CPUExecutionProvider'] to run the same graph on the CPU."
         )
     return state
+
+
+def wait_for_default_stream(ordinal: int) -> None:
+    """Wait on the host until everything that the default stream of a device waits for is done.
+
+    Raises:
+        TargetError: the driver refuses.
+    """
+    with _on_device(ordinal) as driver:
+        driver.require("cuStreamSynchronize", ctypes.c_void_p(_LEGACY_STREAM))
+
+
+def copy_memory(ordinal: int, copies: Iterable[tuple[int, int, int]]) -> None:
+    """Copy between host and device or within a device, and wait: (target address, source address, bytes) each.
+
+    Raises:
+        TargetError: the driver refuses.
+    """
+    with _on_device(ordinal) as driver:
+        for target, source, count in copies:
+            driver.require("cuMemcpy", ctypes.c_uint64(target), ctypes.c_uint64(source), ctypes.c_size_t(count))
+        driver.require("cuStreamSynchronize", ctypes.c_void_p(_LEGACY_STREAM))
+
+
+@contextlib.contextmanager
+def _on_device(ordinal: int) -> Iterator[_Driver]:
+    """The driver, with the primary context of a device current on this thread."""
+    try:
+        driver = _Driver(ctypes.CDLL(os.environ.get(DRIVER_VARIABLE) or DRIVER_NAME))
+        context, previous = ctypes.c_void_p(), ctypes.c_void_p()
+        handle = driver.number("cuDeviceGet", ordinal)
+        driver.require("cuDevicePrimaryCtxRetain", ctypes.byref(context), handle)
+        try:
+            driver.require("cuCtxPushCurrent_v2", context)
+            try:
+                yield driver
+            finally:
+                driver.call("cuCtxPopCurrent_v2", ctypes.byref(previous))
+        finally:
+            driver.call("cuDevicePrimaryCtxRelease_v2", handle)
+    except OSError as error:
+        raise TargetError(f"CUDA device {ordinal} cannot be used: {error}.") from error

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from raggedrt.errors import InputError
 from raggedrt.plugins.contract.io_roles import Role
+from raggedrt.plugins.runtime.device_tensors import DeviceTensor
 from raggedrt.plugins.runtime.signature import Port, Signature
 
 Array = npt.NDArray[Any]
@@ -56,7 +57,8 @@ def as_array(port: Port, value: Any, shape: tuple[int | str, ...] | None = None)
     Raises:
         InputError: the dtype cannot be converted without loss, or rank or fixed sizes differ.
     """
-    array = value if type(value) is np.ndarray else _to_numpy(port.name, value)
+    known = type(value) is np.ndarray or isinstance(value, DeviceTensor)
+    array = value if known else _to_numpy(port.name, value)
     if array.dtype != port.dtype:
         array = _cast(port, array)
     shape = port.shape if shape is None else shape
@@ -132,8 +134,10 @@ def bind_lists(signature: Signature, feeds: Mapping[str, Any]) -> PackedFeeds:
     return _packed(signature, feeds, lengths, tokens)
 
 
-def bind_ragged(signature: Signature, feeds: Mapping[str, Any]) -> PackedFeeds:
+def bind_ragged(signature: Signature, feeds: Mapping[str, Any], *, filled: bool = False) -> PackedFeeds:
     """Check packed arrays with `cu_seqlens` [B+1] and, if given, `max_seqlen` [M] of which only the length counts.
+
+    `filled`: tokens past the last sequence are there to fill buffers.
 
     Raises:
         InputError: also where `cu_seqlens` does not describe the tokens, or `max_seqlen` is too short.
@@ -145,7 +149,9 @@ def bind_ragged(signature: Signature, feeds: Mapping[str, Any]) -> PackedFeeds:
     tokens = {p.name: arrays[p.name] for p in signature.with_role(Role.PER_TOKEN) if p.name in arrays}
     counts = {name: len(array) for name, array in tokens.items()}
     lengths = np.diff(offsets)
-    if not len(offsets) or offsets[0] != 0 or (lengths < 0).any() or any(n != offsets[-1] for n in counts.values()):
+    ends = set(counts.values())
+    wrong = len(ends) > 1 or (min(ends) < offsets[-1] if filled else ends != {offsets[-1]}) if len(offsets) else True
+    if wrong or offsets[0] != 0 or (lengths < 0).any():
         raise InputError(
             f"cu_seqlens must start at 0, never fall and end with the token count; it is {_brief(offsets)}, and "
             f"the inputs have {counts} tokens."
@@ -198,7 +204,7 @@ def check_rows(name: str, array: Array, rows: int) -> None:
 
 
 def _packed(signature: Signature, feeds: Mapping[str, Any], lengths: Array, tokens: dict[str, Array]) -> PackedFeeds:
-    rows, count = len(lengths), int(lengths.sum())
+    rows, count = len(lengths), max([int(lengths.sum()), *map(len, tokens.values())])
     for port in signature.with_role(Role.PER_TOKEN):
         if port.name not in tokens:
             tokens[port.name] = filled(port, (count,))
@@ -257,6 +263,10 @@ def _to_numpy(name: str, value: Any) -> Array:
 
 def _cast(port: Port, array: Array) -> Array:
     """Convert without loss: widening within a kind, or integers whose values fit."""
+    if isinstance(array, DeviceTensor):
+        raise InputError(
+            f"input {port.name!r} is {array.dtype} on its device, expected {port.dtype}; convert it there."
+        )
     integers = array.dtype.kind in "iub" and port.dtype.kind in "iub"
     same_kind = integers or array.dtype.kind == port.dtype.kind == "f"
     if same_kind and np.can_cast(array.dtype, port.dtype, "safe"):

@@ -26,7 +26,7 @@ def run_with_values(
 ) -> list[Array]:
     """`session.run` that also takes and gives `ml_dtypes.bfloat16` arrays; it copies those outputs."""
     value_type = import_onnxruntime().OrtValue
-    values = {name: _to_value(value_type, array) for name, array in arrays.items()}
+    values = {name: to_value(value_type, array) for name, array in arrays.items()}
     return [_to_array(value) for value in session.run_with_ort_values(list(output_names), values)]
 
 
@@ -49,7 +49,8 @@ def bfloat16_session(runtime: Any) -> type[onnxruntime.InferenceSession]:
     return InferenceSession
 
 
-def _to_value(value_type: Any, array: Array) -> Any:
+def to_value(value_type: Any, array: Array) -> Any:
+    """An OrtValue on the CPU that shares the array's memory where that is contiguous."""
     array = np.ascontiguousarray(array)
     if array.dtype == BFLOAT16:
         return value_type.ortvalue_from_numpy_with_onnx_type(array, onnx.TensorProto.BFLOAT16)
