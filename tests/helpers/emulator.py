@@ -154,7 +154,6 @@ class Kernels:
         *,
         seed: int = 0,
         profile: bool = False,
-        skip: tuple[str, int] | None = None,
         seconds: float = 60.0,
     ) -> dict[str, int]:
         """Runs a grid; the counters by name.
@@ -165,7 +164,6 @@ class Kernels:
             grid: blocks, threads and shared memory.
             seed: of the schedule; 0 is the plain order.
             profile: also count bank conflicts and memory sectors of plain accesses.
-            skip: file (end of its path) and line of a barrier, fence, commit or wait to leave out.
             seconds: how long an endless loop may take.
 
         Raises:
@@ -174,7 +172,7 @@ class Kernels:
         kernel = _Kernel.in_dll(self._library, f"{entry}_emulated")
         if kernel.param_bytes != ctypes.sizeof(params):
             raise ValueError(f"{entry} takes {kernel.param_bytes} bytes, got {ctypes.sizeof(params)}")
-        change = CHANGED.get() or (Change(*skip) if skip else Change("", 0))
+        change = CHANGED.get() or Change("", 0)
         launch = _Launch(
             kernel=ctypes.addressof(kernel),
             params=ctypes.addressof(params),
