@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers import data_corners as corners
 from helpers.data_kernels import Array
 from helpers.data_runs import tile_list
 from helpers.tolerances import EXACT, assert_close
-from raggedrt.plugins.contract.mask_rules import Clauses, causal, columns, encode, rows, window
+from raggedrt.plugins.contract.mask_rules import Clauses, columns, encode, rows, window
 from raggedrt.plugins.layout.from_rules import from_rules
 from raggedrt.plugins.ops.arrays import Attributes, Inputs
-from raggedrt.plugins.ops.block_mask.cases import Sizes
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES, REFERENCES
 
@@ -37,19 +37,16 @@ def attributes_of(clauses: Clauses, block_size: int) -> Attributes:
     return {"block_size": block_size, "rules": encode(clauses)}
 
 
-@pytest.mark.parametrize("length", [8 * 31 + 3, 8 * 33, 8 * 65 + 1])
-def test_more_tile_columns_than_bits_of_a_word(length: int) -> None:
-    clauses = [[window(20, 9), columns(0, 3), columns(250, 270), rows(5, 7)], [causal(), columns(0, 300)]]
-    check({"max_seqlen": np.zeros(length)}, attributes_of(clauses, 8), seed=length)
+@pytest.mark.parametrize("case", corners.BLOCK_MASKS, ids=lambda case: case.name)
+def test_corners(case: Case) -> None:
+    check(case.inputs(np.dtype(np.int32), 5), case.attributes, seed=5)
 
 
 @pytest.mark.parametrize("table_size", [1, 2, 8])
 def test_a_small_table_only_takes_more_rounds(table_size: int) -> None:
     """Every slot holds many different bitmaps."""
-    inputs = {"max_seqlen": np.zeros(60), "cu_seqlens": np.cumsum([0, 60, 59, 1, 30, 0, 58]).astype(np.int32)}
-    made = check(
-        inputs, attributes_of([[window(3, 11, dilation=3), columns(-4, -1)]], 8), table_size=table_size, seed=1
-    )
+    case = corners.MANY_BITMAPS
+    made = check(case.inputs(np.dtype(np.int32)), case.attributes, table_size=table_size, seed=1)
     assert len(made["tile_bits"]) > 8
 
 
@@ -75,20 +72,3 @@ def test_the_same_tiles_as_the_numpy_builder() -> None:
     layout = from_rules(clauses, length, 64, blocks=blocks)
     for name, value in layout.tensors().items():
         assert_close(made[name], value, EXACT, name)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_random_rules(seed: int) -> None:
-    rng = np.random.default_rng([77, seed])
-    clauses = []
-    for _ in range(int(rng.integers(1, 4))):
-        made = [
-            lambda: window(int(rng.integers(0, 20)), int(rng.integers(0, 20)), unit=int(rng.integers(1, 12))),
-            lambda: window(int(rng.integers(0, 30)), -1, dilation=int(rng.integers(1, 5))),
-            lambda: columns(int(rng.integers(-9, 9)), 2**31 - 1, step=int(rng.integers(1, 7))),
-            lambda: rows(int(rng.integers(0, 9)), int(rng.integers(9, 60)), unit=int(rng.integers(1, 4))),
-            causal,
-        ]
-        clauses.append([made[int(i)]() for i in rng.integers(0, len(made), int(rng.integers(1, 4)))])
-    sizes = Sizes(int(rng.integers(1, 90)), own=tuple(rng.integers(0, 90, 3).tolist()) if seed % 2 else None)
-    check(sizes(rng, np.dtype(np.int32)), attributes_of(clauses, int(rng.choice([8, 16, 24, 40]))), seed=seed)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers import data_corners as corners
 from helpers.data_runs import pack, unpack
 from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.ops.arrays import NUMPY_TYPES
@@ -41,19 +42,14 @@ def test_unpack(case: Case, element: ElementType) -> None:
         np.testing.assert_array_equal(unpack(inputs, expected, seed=seed).view(np.uint8), expected.view(np.uint8))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 16, 24, 34, 80, 112, 130, 1536, 4112])
-def test_rows_of_any_size(size: int) -> None:
-    """Rows that fill no vector, several rows in one warp, several passes of a block in one row."""
-    rng = np.random.default_rng(size)
-    x = rng.integers(0, 256, (5, 9, size)).astype(np.uint8)
-    index = rng.permutation(45)[:31].astype(np.int32)  # in no order
-    index[3::7] = -1
-    inputs = {"x": x, "token_index": index}
-    expected = REFERENCES["PackTokens"](inputs, {})["packed"]
-    np.testing.assert_array_equal(pack(inputs, expected, seed=size), expected)
-    back = {"packed": expected, "token_index": index, "like": x[:, :, 0]}
+@pytest.mark.parametrize("case", corners.COPIES, ids=lambda case: case.name)
+def test_rows_of_any_size(case: Case) -> None:
+    inputs = case.inputs(np.dtype(np.uint8), 1)
+    packed = REFERENCES["PackTokens"](inputs, {})["packed"]
+    np.testing.assert_array_equal(pack(inputs, packed, seed=1), packed)
+    back = {"packed": packed, "token_index": inputs["token_index"], "like": inputs["x"][:, :, 0]}
     padded = REFERENCES["UnpackTokens"](back, {})["x"]
-    np.testing.assert_array_equal(unpack(back, padded, seed=size), padded)
+    np.testing.assert_array_equal(unpack(back, padded, seed=1), padded)
 
 
 def test_an_index_past_the_slots_reads_and_writes_nothing() -> None:
