@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from raggedrt.plugins.runtime.session import Session
     from raggedrt.rewriting import rewrite
     from raggedrt.running import run
+    from raggedrt.shipping import ship
     from raggedrt.version import __version__
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "ort_session",
     "rewrite",
     "run",
+    "ship",
 ]
 
 _HOME = {
@@ -72,6 +74,7 @@ _HOME = {
     "ort_session": "raggedrt.plugins.runtime.ort",
     "rewrite": "raggedrt.rewriting",
     "run": "raggedrt.running",
+    "ship": "raggedrt.shipping",
 }
 
 

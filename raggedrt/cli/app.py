@@ -17,8 +17,9 @@ from raggedrt.cli.inspect import inspect
 from raggedrt.cli.list_ import list_
 from raggedrt.cli.rewrite import rewrite
 from raggedrt.cli.run import run
+from raggedrt.cli.ship import ship
 
-VERBS = (convert, export, rewrite, inspect, build, run, compare, bench, doctor)
+VERBS = (convert, export, rewrite, inspect, build, run, compare, bench, ship, doctor)
 
 app = typer.Typer(
     name="raggedrt",

@@ -1,0 +1,265 @@
+"""`ship`: a bundle with all that another machine needs, as a folder, a tar file or a Triton model repository."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import os
+import pathlib
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from typing import IO, cast
+
+from raggedrt.engine_commands import script
+from raggedrt.errors import InputError
+from raggedrt.options import choose
+from raggedrt.outputs import refuse_existing, refuse_input, staged
+from raggedrt.plugins.bundle.manifest import LIBRARY_FOLDER, MANIFEST_NAME, ManifestDraft
+from raggedrt.plugins.bundle.reader import Bundle, open_bundle
+from raggedrt.plugins.bundle.writer import BundleWriter
+from raggedrt.plugins.kernel_packs.lookup import available_packs
+from raggedrt.plugins.native.cache import LIBRARY_NAME
+from raggedrt.plugins.runtime.library import op_library_path
+from raggedrt.progress import step
+from raggedrt.triton import Deployment, config_text
+
+FORMATS = ("dir", "tar", "triton")
+COMMANDS_NAME = "engine_commands.txt"
+CONFIG_NAME = "config.pbtxt"
+VERSION_FOLDER = "1"
+TRITON_BACKENDS = {"tensorrt": "tensorrt"}
+"""Backend by target; others run the ONNX file in ONNX Runtime, engines of TensorRT for RTX too, which Triton lacks."""
+GPU_TARGETS = ("ort-cuda", "ort-trt", "tensorrt", "tensorrt-rtx")
+PACK_TARGETS = ("ort-cuda", "ort-trt", "tensorrt")
+DEFAULT_BATCH = 32
+QUEUE_DELAY_MICROSECONDS = 500
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shipment:
+    """What was written.
+
+    Attributes:
+        path: folder or file.
+        libraries: op library and kernel packs that were added, by file name.
+        notes: what whoever deploys it has to know.
+    """
+
+    path: pathlib.Path
+    libraries: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def ship(
+    bundle: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    format: str = "dir",  # noqa: A002 - the option's name
+    name: str | None = None,
+    max_batch_size: int | None = None,
+    server_path: str | None = None,
+    force: bool = False,
+) -> Shipment:
+    """Put a bundle together with its libraries and kernel packs.
+
+    Args:
+        bundle: bundle directory.
+        output: folder, `.tar` or `.tar.gz` file, or the model repository that gets a folder for the model.
+        format: `"dir"`, `"tar"` or `"triton"`.
+        name: name of the model (`triton`); default that of the bundle's folder.
+        max_batch_size: most requests per batch (`triton`); default what the engine was built for, else 32.
+        server_path: where the repository lies on the server (`triton`); default `output`, absolute.
+        force: replace an existing output; in a repository the model's folder alone.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: the bundle or an option is unusable, or the output exists.
+        TargetError: the model needs the op library, and it is not built.
+    """
+    choose("format", format, FORMATS)
+    opened, destination = open_bundle(bundle, verify=True), pathlib.Path(output)
+    refuse_input(destination, opened.path)
+    if format != "triton" and (name or max_batch_size or server_path):
+        raise InputError("--name, --max-batch-size and --server-path: are for --format triton")
+    extras = _libraries(opened)
+    step("shipping %s", opened.path)
+    if format == "triton":
+        return _triton(opened, destination, extras, name, max_batch_size, server_path, force=force)
+    if format == "tar":
+        _tar(opened, destination, extras, force=force)
+    else:
+        _folder(opened, destination, extras, force=force)
+    return Shipment(destination, tuple(path.name for path in extras), tuple(_notes(opened, extras)))
+
+
+def _libraries(bundle: Bundle) -> list[pathlib.Path]:
+    """The op library where a node of the model needs it, and the kernel packs of GPU targets."""
+    if not bundle.facts.nodes:
+        return []
+    packs = [pack.path for pack in available_packs()] if bundle.manifest.target in PACK_TARGETS else []
+    return [op_library_path(), *packs]
+
+
+def _notes(bundle: Bundle, extras: list[pathlib.Path]) -> Iterator[str]:
+    if bundle.manifest.target in PACK_TARGETS and bundle.facts.nodes and len(extras) == 1:
+        yield "no kernel packs were found, so a GPU runs function bodies; raggedrt doctor --build-kernels, ship again"
+    if bundle.manifest.engines:
+        yield f"{COMMANDS_NAME} has the command lines that build and run the engine again"
+
+
+def _folder(bundle: Bundle, output: pathlib.Path, extras: list[pathlib.Path], *, force: bool) -> None:
+    """A bundle again, its manifest with a hash of every library."""
+    with BundleWriter(output, force=force) as writer:
+        for file in bundle.manifest.files:
+            place = writer.directory / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / file, place)
+        for path in extras:
+            place = writer.directory / LIBRARY_FOLDER / path.name
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, place)
+        for engine in bundle.manifest.engines:
+            (writer.directory / COMMANDS_NAME).write_text(script(engine, bundle.manifest.model), encoding="utf-8")
+        fields = {field: getattr(bundle.manifest, field) for field in ManifestDraft.model_fields}
+        writer.finish(ManifestDraft(**fields))
+
+
+def _tar(bundle: Bundle, output: pathlib.Path, extras: list[pathlib.Path], *, force: bool) -> None:
+    """The same as one file; the same bytes for the same content."""
+    refuse_existing(output, force=force)
+    stem = output.name.removesuffix(".gz").removesuffix(".tar")
+    with tempfile.TemporaryDirectory(prefix="raggedrt-ship-") as folder, staged(output) as path:
+        whole = pathlib.Path(folder) / "bundle"
+        _folder(bundle, whole, extras, force=False)
+        with path.open("wb") as raw:
+            if output.name.endswith(".gz"):
+                with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
+                    _add_all(cast("IO[bytes]", packed), whole, stem)
+            else:
+                _add_all(raw, whole, stem)
+
+
+def _add_all(target: IO[bytes], folder: pathlib.Path, stem: str) -> None:
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            archive.add(path, f"{stem}/{path.relative_to(folder).as_posix()}", filter=_plain)
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = ""
+    member.mode = 0o644
+    return member
+
+
+def _triton(
+    bundle: Bundle,
+    repository: pathlib.Path,
+    extras: list[pathlib.Path],
+    name: str | None,
+    max_batch_size: int | None,
+    server_path: str | None,
+    *,
+    force: bool,
+) -> Shipment:
+    name = bundle.path.name if name is None else name
+    if not _NAME.fullmatch(name):
+        raise InputError(f"--name {name!r}: expected letters, digits, and ._- after the first")
+    if repository.exists() and not repository.is_dir():
+        raise InputError(f"{repository}: is a file; name the folder of the model repository")
+    model = repository / name
+    _check_replaceable(model, force=force)
+    deployment = _deployment(bundle, name, extras, max_batch_size, server_path or str(repository.absolute()))
+    config = config_text(bundle.manifest, deployment)
+    repository.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{name}.", dir=repository))
+    try:
+        _fill(temporary, bundle, extras, deployment, config)
+        if model.exists():
+            shutil.rmtree(model)
+        temporary.chmod(0o755)
+        temporary.rename(model)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Shipment(
+        model, tuple(path.name for path in extras), (*_notes(bundle, extras), *_triton_notes(bundle, deployment))
+    )
+
+
+def _check_replaceable(model: pathlib.Path, *, force: bool) -> None:
+    if not model.exists():
+        return
+    if not force:
+        raise InputError(f"{model}: exists already; choose another --name, or replace it with --force")
+    if not (model / MANIFEST_NAME).is_file():
+        raise InputError(
+            f"{model}: was not written by `raggedrt ship`, so --force does not remove it; remove it yourself"
+        )
+
+
+def _deployment(
+    bundle: Bundle, name: str, extras: list[pathlib.Path], max_batch_size: int | None, server_path: str
+) -> Deployment:
+    manifest = bundle.manifest
+    built_for = [
+        profile.maximum["cu_seqlens"][0] - 1 for profile in manifest.profiles if "cu_seqlens" in profile.maximum
+    ]
+    backend = TRITON_BACKENDS.get(manifest.target, "onnxruntime")
+    served_by_engine = backend == "tensorrt" and bool(manifest.engines)
+    limit = min(built_for, default=None) if served_by_engine else None
+    if max_batch_size is not None and max_batch_size < 1:
+        raise InputError(f"--max-batch-size {max_batch_size}: expected at least 1")
+    if limit is not None and max_batch_size is not None and max_batch_size > limit:
+        raise InputError(f"--max-batch-size {max_batch_size}: the engine was built for at most {limit} sequences")
+    native = any(path.name == LIBRARY_NAME for path in extras)
+    return Deployment(
+        name=name,
+        backend=backend if served_by_engine else "onnxruntime",
+        file="model.plan" if served_by_engine else "model.onnx",
+        gpu=manifest.target in GPU_TARGETS,
+        max_batch_size=max_batch_size or limit or max(built_for, default=DEFAULT_BATCH),
+        queue_delay_microseconds=QUEUE_DELAY_MICROSECONDS,
+        op_library=f"{server_path.rstrip('/')}/{name}/{LIBRARY_FOLDER}/{LIBRARY_NAME}" if native else None,
+        profiles=len(manifest.profiles) if served_by_engine else 0,
+    )
+
+
+def _fill(
+    folder: pathlib.Path, bundle: Bundle, extras: list[pathlib.Path], deployment: Deployment, config: str
+) -> None:
+    version = folder / VERSION_FOLDER
+    version.mkdir()
+    (folder / CONFIG_NAME).write_text(config, encoding="utf-8")
+    shutil.copyfile(bundle.path / MANIFEST_NAME, folder / MANIFEST_NAME)
+    if deployment.profiles:
+        shutil.copyfile(bundle.path / bundle.manifest.engines[0].file, version / deployment.file)
+    else:
+        shutil.copyfile(bundle.model_path, version / deployment.file)
+        for weights in bundle.facts.external_files:
+            place = version / weights
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.model_path.parent / weights, place)
+    if extras:
+        (folder / LIBRARY_FOLDER).mkdir()
+    for path in extras:
+        shutil.copyfile(path, folder / LIBRARY_FOLDER / path.name)
+
+
+def _triton_notes(bundle: Bundle, deployment: Deployment) -> Iterator[str]:
+    if bundle.manifest.io == "ragged":
+        yield (
+            "each request is one sequence of shape [1, n]: the server batches requests of any lengths without padding, "
+            "and takes a request of several rows for one long sequence"
+        )
+    else:
+        yield "with padded inputs only requests of equal lengths are batched; convert with --io ragged to batch all"
+    if deployment.op_library is not None:
+        yield f"the server loads {deployment.op_library}; ship with --server-path if the repository lies elsewhere"
+    if bundle.manifest.engines and deployment.backend != "tensorrt":
+        yield "the server has no backend for engines of TensorRT for RTX: it runs the ONNX file in ONNX Runtime"
