@@ -103,11 +103,20 @@ constexpr long long work_items(long long total_q, long long sequences, int block
   return bound < total_q ? bound : total_q;
 }
 
-// A good number of threads per sequence; whole warps where the kernel has to look at all positions.
+// A good number of threads per sequence, the longest of which has `items`: a thread waits about 600 cycles for lengths
+// and takes about 80 for an item. Whole warps where the kernel has to look at all positions.
 constexpr int work_lanes(long long items, long long sequences, bool all_positions) {
-  int lanes = all_positions ? 32 : 1;
-  while (lanes < kWorkThreads && lanes * sequences < items) lanes *= 2;
-  return lanes;
+  int best = 0;
+  long long least = 0;
+  for (int lanes = all_positions ? 32 : 1; lanes <= kWorkThreads; lanes *= 2) {
+    const long long steps = (sequences * lanes + kWorkThreads - 1) / kWorkThreads;
+    const long long cycles = steps * (600 + (items + lanes - 1) / lanes * 80);
+    if (best == 0 || cycles < least) {
+      best = lanes;
+      least = cycles;
+    }
+  }
+  return best;
 }
 
 // A good number of blocks: each one writes a few items per thread.

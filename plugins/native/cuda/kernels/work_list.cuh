@@ -180,8 +180,12 @@ RAGGEDRT_DEVICE void for_items(const WorkListParams& params, int first_sequence,
   const int groups = block_threads() / lanes;
   const int lane = thread_index() % lanes;
   const bool all_positions = params.tiles.ptr != nullptr && params.positions_q != nullptr;
-  for (int index = first_sequence + thread_index() / lanes; index < last_sequence; index += groups) {
-    const Sequence sequence = sequence_at(params, index);
+  int index = first_sequence + thread_index() / lanes;
+  if (index >= last_sequence) return;
+  Sequence next = sequence_at(params, index);
+  for (; index < last_sequence; index += groups) {
+    const Sequence sequence = next;
+    if (index + groups < last_sequence) next = sequence_at(params, index + groups);  // arrives during the items
     const auto with_sequence = [&](const Item& item) { body(sequence, item); };
     if (all_positions) {
       for_runs(params, sequence, lane / 32, lanes / 32, with_sequence);

@@ -40,7 +40,8 @@ Status launch_work_list(const Launcher& launcher, const AttentionProblem& proble
   params.splits = splits;
   params.most_tiles = static_cast<int>(std::max<int64_t>(1, divide_up(max_seqlen_k, kKeyTile)));
   const bool all_positions = problem.positions_q != nullptr && problem.tiles.ptr != nullptr;
-  params.lanes = work_lanes(items, std::max<int64_t>(1, problem.sequences), all_positions);
+  const int64_t longest = std::min<int64_t>(items, params.most_tiles);  // items of one sequence, as far as is known
+  params.lanes = work_lanes(longest, problem.sequences, all_positions);
   params.capacity = static_cast<int>(items);
   params.work_list = work_list;
   return launcher.launch(VariantKey{"work_list"}, {work_blocks(items), 1}, params);
