@@ -111,6 +111,7 @@ ORT_SOURCES = (
     "ort/cuda_adapter.cc",
     "ort/cuda_attention.cc",
     "ort/cuda_block_mask.cc",
+    "ort/cuda_mirror.cc",
     "ort/cuda_packing.cc",
     "ort/cuda_staging.cc",
     "ort/library.cc",

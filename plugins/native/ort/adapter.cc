@@ -133,6 +133,11 @@ Tensor Context::input(size_t index, int rank) const {
   void* data = nullptr;
   check(api->GetTensorMutableData(const_cast<OrtValue*>(value), &data), op_.inputs[index].name);
   tensor.data = data;
+#ifdef RAGGEDRT_CUDA_ON_CPU_PROVIDER
+  if ((host_inputs_ >> index & 1) == 0) {
+    tensor.data = mirror_.input(data, static_cast<size_t>(product(tensor.shape)) * element_size(tensor.element));
+  }
+#endif
   if (rank >= 0 && static_cast<size_t>(rank) != dimensions) {
     fail(std::string("input '") + op_.inputs[index].name + "' must have " + std::to_string(rank) + " axes, not " +
          std::to_string(dimensions));
@@ -149,7 +154,22 @@ void* Context::output(size_t index, const std::vector<int64_t>& shape) const {
   if (value == nullptr) return nullptr;
   void* data = nullptr;
   check(api->GetTensorMutableData(value, &data), op_.outputs[index].name);
+#ifdef RAGGEDRT_CUDA_ON_CPU_PROVIDER
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api->GetTensorTypeAndShape(value, &info), op_.outputs[index].name);
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  OrtStatus* status = api->GetTensorElementType(info, &type);
+  api->ReleaseTensorTypeAndShapeInfo(info);
+  check(status, op_.outputs[index].name);
+  data = mirror_.output(data, static_cast<size_t>(product(shape)) * element_size(static_cast<Element>(type)));
+#endif
   return data;
+}
+
+void Context::finish() {
+#ifdef RAGGEDRT_CUDA_ON_CPU_PROVIDER
+  mirror_.finish();
+#endif
 }
 
 void Context::parallel(size_t count, void (*task)(void*, size_t), void* data) {
@@ -187,8 +207,8 @@ void* Context::stream() const {
 
 void* Context::device_memory(size_t bytes, int ordinal) {
 #ifdef RAGGEDRT_CUDA_ON_CPU_PROVIDER
-  (void)ordinal;  // the CPU provider has no streams, which memory could follow
-  return allocate(bytes + cuda::kWorkspaceAlignment);
+  (void)ordinal;
+  return mirror_.workspace(bytes);
 #else
   const MemoryInfo memory = MemoryInfo::device(ordinal);
   open(device_, memory.get());

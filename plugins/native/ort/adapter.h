@@ -10,6 +10,7 @@
 #include "cpu/runtime.h"
 #include "node/node.h"
 #include "ops.gen.h"
+#include "ort/cuda_mirror.h"
 
 namespace raggedrt::ort {
 
@@ -46,7 +47,9 @@ class NodeInfo final : public Attributes {
 // Inputs, outputs, threads and memory of one call.
 class Context final : public Inputs, public Runtime {
  public:
-  Context(OrtKernelContext* context, const gen::Op& op) : context_(context), op_(op) {}
+  // `host_inputs`: as in OpAdapter.
+  Context(OrtKernelContext* context, const gen::Op& op, uint64_t host_inputs = 0)
+      : context_(context), op_(op), host_inputs_(host_inputs) {}
   ~Context() override;
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -65,6 +68,9 @@ class Context final : public Inputs, public Runtime {
   void* stream() const;
   void* device_memory(size_t bytes, int ordinal);
 
+  // What is left to do when the kernel has done its part.
+  void finish();
+
  private:
   // Memory that is given back when the call ends.
   struct Arena {
@@ -76,8 +82,12 @@ class Context final : public Inputs, public Runtime {
 
   OrtKernelContext* context_;
   const gen::Op& op_;
+  uint64_t host_inputs_;
   Arena host_;
   Arena device_;
+#ifdef RAGGEDRT_CUDA_ON_CPU_PROVIDER
+  mutable DeviceMirror mirror_;
+#endif
 };
 
 class Kernel {

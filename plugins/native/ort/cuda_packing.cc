@@ -14,6 +14,7 @@ class CudaPackingPlanKernel final : public Kernel {
 
   void compute(Context& context) const override {
     using Out = gen::PackingPlanOutput;
+    current_device();  // of all that may be missing, the first op says it
     bool capturing = false;
     require(is_capturing(context.stream(), capturing));
     if (capturing) {

@@ -56,8 +56,9 @@ OrtStatus* create(const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* inf
 OrtStatus* compute(void* kernel, OrtKernelContext* ort_context) noexcept {
   try {
     const Instance& instance = *static_cast<Instance*>(kernel);
-    Context context(ort_context, *instance.adapter->op);
+    Context context(ort_context, *instance.adapter->op, instance.adapter->host_inputs);
     instance.kernel->compute(context);
+    context.finish();
     return nullptr;
   } catch (const std::exception& error) {
     return status_of(error);
