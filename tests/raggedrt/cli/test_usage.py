@@ -8,7 +8,7 @@ from raggedrt.cli import main
 
 pytestmark = pytest.mark.none
 
-VERBS = ("convert", "export", "rewrite", "inspect", "run", "compare", "bench", "doctor", "list")
+VERBS = ("convert", "export", "rewrite", "inspect", "build", "run", "compare", "bench", "ship", "doctor", "list")
 
 
 @pytest.mark.parametrize("verb", VERBS)
