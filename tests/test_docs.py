@@ -100,7 +100,7 @@ def test_readme_lists_what_the_kernels_take() -> None:
     """Bits that say how packed tokens are passed are no feature of a mask or of the scores."""
     plumbing = (
         Feature.GROUPED_QUERY | Feature.LSE | Feature.POSITIONS | Feature.VALUE_HEAD_SIZE | Feature.CROSS_LENGTHS
-        | Feature.KEEP_SLOTS | Feature.KEEP_MASK | Feature.CAPACITY
+        | Feature.KEEP_SLOTS | Feature.KEEP_MASK | Feature.CAPACITY | Feature.WORK_LIST
     )  # fmt: skip
     text = (ROOT / "README.md").read_text()
     table = text[text.index("| feature |") : text.index("`raggedrt inspect MODEL`")]
