@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from raggedrt.errors import InputError, RaggedRTError, TargetError
+from raggedrt.export.experts import exportable_experts
 from raggedrt.export.files import save_model
 from raggedrt.export.sparse_attention import attach_bodies, translation_table
 
@@ -111,7 +112,7 @@ def _torch_export(source: ModelSource, opset: int) -> Any:
             name: {axis: torch.export.Dim(symbol) for axis, symbol in source.dynamic_axes.get(name, {}).items()}
             for name in source.example_inputs
         }
-    with _quiet(), torch.no_grad():
+    with _quiet(), torch.no_grad(), exportable_experts(source.module):
         try:
             return torch.onnx.export(target, (), **options)
         except MemoryError:

@@ -22,7 +22,7 @@ from raggedrt.graph_passes.graph_inputs import describe_inputs
 from raggedrt.graph_passes.impose import ModelLengths, SiteChoice, choices_by_site, impose
 from raggedrt.graph_passes.lowering import MaskBook, SiteMask, why_not_lowered
 from raggedrt.graph_passes.masks.spec import MaskSpec
-from raggedrt.graph_passes.packing.pack import PackingJob, pack
+from raggedrt.graph_passes.packing.pack import NO_MASK_INPUT, NO_MASK_REASON, PackingJob, pack
 from raggedrt.graph_passes.report import Refusal, RewriteReport
 from raggedrt.graph_passes.rotary import spell_out_rotary
 from raggedrt.graph_passes.sites.find import Understanding, understand
@@ -224,6 +224,8 @@ def _pack(
     biases = {output: masks[output].biases for output in specs}
     record = report.record("pack")
     try:
+        if understanding.analysis.inputs.attention_mask is None:
+            raise PackingRefused(NO_MASK_INPUT, NO_MASK_REASON)
         if understanding.unknown_sites and not specs:
             first = understanding.unknown_sites[0]
             raise PackingRefused(first.name, f"attention in an unknown form (closest: {first.form}): {first.reason}")

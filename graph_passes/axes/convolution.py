@@ -6,7 +6,7 @@ import typing
 
 import onnx_ir as ir
 
-from raggedrt.graph_passes.axes.atoms import Axes, Axis, Size, axis_size, feature
+from raggedrt.graph_passes.axes.atoms import Axes, Axis, Kind, Size, axis_size, feature, kinds
 from raggedrt.graph_passes.axes.rule import Packed, PackingRefused
 
 if typing.TYPE_CHECKING:
@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
 
 
 class Conv:
-    """Mixes neighbouring slots: runs on the padded form, where padded slots are known (`x * attention_mask`)."""
+    """Mixes neighbouring slots: where padded ones are zero (`x * attention_mask`), it runs on gathered ones."""
 
     def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
         axes, weight = (analysis.axes_of(value) for value in node.inputs[:2])
@@ -38,11 +38,42 @@ class Conv:
         return [(axes[0], feature(channels), *lengths)]
 
     def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
-        raise PackingRefused(
-            node,
-            f"{node.op_type} mixes neighbouring tokens, and padding among them; multiply by attention_mask before it, "
-            "so that its padded slots are known to be zero, or export without it",
-        )
+        chain = _chain(node, region.analysis)
+        source = None if chain is None else chain[0].inputs[0]
+        if chain is None or source is None or region.analysis.padded_of(source) != 0.0:
+            raise PackingRefused(
+                node,
+                f"{node.op_type} mixes neighbouring tokens, padding among them; multiply by attention_mask before it, "
+                "so that its padded slots are known to be zero, or export without it",
+            )
+        before, after = _numbers(chain[0], "pads", [0, 0])
+        form = region.neighbours(node, source, range(-before, after + 1))  # [T, C, reach]
+        for number, conv in enumerate(chain):
+            rest = list(conv.inputs[1:])
+            if any(value is not None and value.const_value is None for value in rest):
+                raise PackingRefused(conv, "its weights are computed")
+            form = region.emit(conv, [form, *rest], {"pads": [0, 0]})[0]
+            form.shape = None if number + 1 < len(chain) else form.shape
+        return [region.tokens_last(node, form)]
+
+
+def _chain(node: ir.Node, analysis: AxisAnalysis) -> list[ir.Node] | None:
+    """Convolutions from slots to as many slots, of which only the first pads; None where it is not that."""
+    chain = [node]
+    while True:
+        first = chain[0]
+        axes = analysis.axes_of(first.inputs[0])
+        plain = first.op_type == "Conv" and _numbers(first, "strides", [1]) == [1] and axes is not None
+        if not plain or axes is None or len(axes) != 3 or kinds(axes[0]) != (Kind.BATCH,):
+            return None
+        if kinds(axes[2]) == (Kind.TOKEN,):
+            break
+        producer = None if first.inputs[0] is None else first.inputs[0].producer()
+        if producer is None or producer.op_type != "Conv" or any(_numbers(first, "pads", [0, 0])):
+            return None
+        chain.insert(0, producer)
+    output = analysis.axes_of(node.outputs[0])
+    return chain if output is not None and kinds(output[2]) == (Kind.TOKEN,) else None
 
 
 def _length(node: ir.Node, number: int, axis: Axis, more: int, stride: int, analysis: AxisAnalysis) -> Axis:

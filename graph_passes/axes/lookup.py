@@ -11,6 +11,7 @@ from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.axes.rule import (
     Packed,
     PackingRefused,
+    dropped_axis,
     packed_axes,
     packed_axis_number,
     refuse_mixing,
@@ -116,6 +117,36 @@ class Range:
 
     def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
         raise PackingRefused(node, "Range enumerates slots")
+
+
+class Tile:
+    """Repeats whole axes; packed where batch and slots are not repeated."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        axes, repeats = analysis.axes_of(node.inputs[0]), analysis.content_of(node.inputs[1])
+        if axes is None or repeats is None or len(repeats.elements) != len(axes):
+            return [None]
+        pairs = zip(axes, repeats.elements, strict=True)
+        return [_known(tuple(self._repeated(axis, times, analysis) for axis, times in pairs))]
+
+    @staticmethod
+    def _repeated(axis: Axis, times: Size | None, analysis: AxisAnalysis) -> Axis | None:
+        if times is None or times == ONE:
+            return None if times is None else axis
+        if not axis:
+            return analysis.axis_of_size(times)
+        return None if kinds(axis) else feature(axis_size(axis) * times)
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        source = node.inputs[0]
+        axes = require_axes(node, region.analysis.axes_of(source))
+        output = require_axes(node, region.analysis.axes_of(node.outputs[0]), "the output")
+        repeats = region.analysis.static_ints(node.inputs[1])
+        if source is None or repeats is None or [kinds(a) for a in axes] != [kinds(a) for a in output]:
+            raise PackingRefused(node, "Tile repeats slots")
+        gone = dropped_axis(axes)
+        kept = [times for number, times in enumerate(repeats) if number != gone]
+        return region.emit(node, [region.packed(source), region.constant(kept)])
 
 
 class ConstantOfShape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -53,6 +53,15 @@ class Packed(typing.Protocol):
 
     def reshaped(self, node: ir.Node, source: ir.Value, axes: Axes) -> ir.Value:
         """`source` (packed) viewed with the packed form of `axes`."""
+
+    def neighbours(self, node: ir.Node, value: ir.Value, offsets: Iterable[int]) -> ir.Value:
+        """`[T, C, K]` of a value [B, C, S], zero at padded slots: what stands `offsets` slots from each token."""
+
+    def shifted(self, node: ir.Node, value: ir.Value, offset: int) -> ir.Value:
+        """The packed form of a value, zero at padded slots, moved: what stands `offset` slots from each token."""
+
+    def tokens_last(self, node: ir.Node, form: ir.Value) -> ir.Value:
+        """`[T, C, 1]` as the packed form `[C, T]` of the node's output [B, C, S]."""
 
     def constant(self, values: Sequence[int]) -> ir.Value:
         """An int64 vector."""

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from raggedrt.graph_passes.axes.convolution import Conv
 from raggedrt.graph_passes.axes.elementwise import Elementwise
 from raggedrt.graph_passes.axes.fused import FusedAttention, StandardAttention
-from raggedrt.graph_passes.axes.lookup import ConstantOfShape, Expand, Gather, GatherElements, GatherND, Range
+from raggedrt.graph_passes.axes.lookup import ConstantOfShape, Expand, Gather, GatherElements, GatherND, Range, Tile
 from raggedrt.graph_passes.axes.products import Gemm, MatMul
 from raggedrt.graph_passes.axes.views import Flatten, Reshape, Squeeze, Transpose, Unsqueeze
 from raggedrt.graph_passes.axes.within import AlongAxis, Concat, Normalization, Reduction, Slice, Split, TopK
@@ -53,6 +53,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "SimplifiedLayerNormalization"): Normalization(),
     ("", "Split"): Split(),
     ("", "Squeeze"): Squeeze(),
+    ("", "Tile"): Tile(),
     ("", "TopK"): TopK(),
     ("", "Transpose"): Transpose(),
     ("", "Unsqueeze"): Unsqueeze(),

@@ -184,6 +184,9 @@ class Concat:
     def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
         output = require_axes(node, region.analysis.axes_of(node.outputs[0]), "the output")
         axis = int_attribute(node, "axis", 0) % len(output)
+        moved = moved_slots(node, output, axis, region.analysis)
+        if moved is not None:
+            return [region.shifted(node, *moved)]
         operands = []
         for value in node.inputs:
             own = require_axes(node, region.analysis.axes_of(value))
@@ -192,6 +195,38 @@ class Concat:
             refuse_mixing(node, own, axis)
             operands.append(region.packed(value))
         return region.emit(node, operands, {"axis": packed_axis_number(output, axis)})
+
+
+def moved_slots(node: ir.Node, output: Axes, axis: int, analysis: AxisAnalysis) -> tuple[ir.Value, int] | None:
+    """The x and -k of `Concat(zeros[k], x[:, :-k])` along slots (or k of `Concat(x[:, k:], zeros[k])`).
+
+    Only where x is zero at padded slots, so that what is moved in from them is zero, too.
+    """
+    if kinds(output[axis]) != (Kind.TOKEN,) or len(node.inputs) != 2:
+        return None
+    for zeros, cut, sign in ((node.inputs[0], node.inputs[1], -1), (node.inputs[1], node.inputs[0], 1)):
+        producer = None if cut is None else cut.producer()
+        own, whole = analysis.axes_of(zeros), None if producer is None else analysis.axes_of(producer.inputs[0])
+        if producer is None or producer.op_type != "Slice" or own is None or whole is None or len(whole) != len(output):
+            continue
+        count, bounds = axis_size(own[axis]).static, slice_bounds(producer, analysis)
+        if (
+            count is None
+            or has(own, Kind.TOKEN)
+            or bounds is None
+            or {number % len(whole) for number in bounds} != {axis}
+        ):
+            continue
+        start, end, step = next(iter(bounds.values()))
+        wanted = (0, -count) if sign < 0 else (count, None)
+        found = (None if start is None else start.static, None if end is None else end.static)
+        to_the_end = wanted[1] is None and found[1] is not None and found[1] >= LAST
+        same = found == wanted or (found[0] == wanted[0] and to_the_end)
+        known = analysis.padded_of(zeros) == 0.0 == analysis.padded_of(producer.inputs[0])
+        source = producer.inputs[0]
+        if same and step == 1 and known and source is not None and kinds(whole[axis]) == (Kind.TOKEN,):
+            return source, sign * count
+    return None
 
 
 def _joined(column: list[Axis], node: ir.Node, analysis: AxisAnalysis) -> Axis:

@@ -24,6 +24,12 @@ from raggedrt.graph_passes.packing.tape import Tape
 from raggedrt.graph_passes.sites.find import Understanding
 from raggedrt.graph_passes.sites.site import AttentionSite
 
+NO_MASK_INPUT = "attention_mask"
+NO_MASK_REASON = (
+    "the graph has no attention_mask input [batch, sequence], so it has no padding to remove (if its mask has another "
+    "name than attention_mask, input_mask or mask, say which with --mask-input)"
+)
+
 
 @dataclasses.dataclass
 class PackingJob:
@@ -51,7 +57,7 @@ def pack(job: PackingJob) -> int:
     mask_name = job.understanding.analysis.inputs.attention_mask
     mask = next((value for value in job.graph.inputs if value.name == mask_name), None)
     if mask is None:
-        raise PackingRefused("attention_mask", "the graph has no attention_mask input, so it has no padding to remove")
+        raise PackingRefused(NO_MASK_INPUT, NO_MASK_REASON)
     tape = Tape(job.graph)
     try:
         builder = _Builder(job, tape, mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -53,6 +53,7 @@ class PlanValues:
         self.kept = kept
         self._max_seqlen = max_seqlen
         self._row: ir.Value | None = None
+        self._neighbours: dict[tuple[int, ...], ir.Value] = {}
         self._rows_by_slot: ir.Value | None = None
         self._length: ir.Value | None = None
         self._own: tuple[ir.Value, ir.Value] | None = None
@@ -243,6 +244,39 @@ class PlanValues:
             inputs = {"packed": rows, "token_index": self.token_index, "like": self.mask}
             self._rows_by_slot = tape.custom("UnpackTokens", inputs, stem="row_table").outputs[0]
         return self._rows_by_slot
+
+    def neighbour_rows(self, offsets: Sequence[int]) -> ir.Value:
+        """Int64 [T, K]: one more than the packed row of the slot `offset` after each token's, 0 where there is none."""
+        key = tuple(offsets)
+        if key not in self._neighbours:
+            tape = self.tape
+            index = self._cast(self.position, _INT64, [TOKENS])
+            slots = tape.op("Unsqueeze", [index, tape.vector([1])], stem="neighbour", shape=[TOKENS, 1])
+            slots = tape.op("Add", [slots, tape.vector(offsets)], stem="neighbour", shape=[TOKENS, len(key)])
+            first = tape.op("GreaterOrEqual", [slots, tape.scalar(0)], stem="in_row", dtype=_BOOL)
+            last = tape.op("Less", [slots, self.length], stem="in_row", dtype=_BOOL)
+            inside = tape.op("And", [first, last], stem="in_row", dtype=_BOOL, shape=[TOKENS, len(key)])
+            begins = tape.op("Mul", [self.row, self.length], stem="row_begin", shape=[TOKENS])
+            begins = tape.op("Unsqueeze", [begins, tape.vector([1])], stem="row_begin", shape=[TOKENS, 1])
+            places = tape.op("Add", [slots, begins], stem="neighbour", shape=[TOKENS, len(key)])
+            places = tape.op("Where", [inside, places, tape.scalar(0)], stem="neighbour", dtype=_INT64)
+            rows = tape.op(
+                "Gather", [self._flat_rows(), places], {"axis": 0}, stem="neighbour_row", shape=[TOKENS, len(key)]
+            )
+            none = tape.scalar(0)
+            self._neighbours[key] = tape.op(
+                "Where", [inside, rows, none], stem="neighbour_row", dtype=_INT64, shape=[TOKENS, len(key)]
+            )
+        return self._neighbours[key]
+
+    def _flat_rows(self) -> ir.Value:
+        """`_row_table` as int64 [B*S]; where nothing but tokens is packed, counting them gives their rows."""
+        tape = self.tape
+        if self.kept:
+            return tape.op("Reshape", [self._row_table(), tape.vector([-1])], stem="row_table", shape=["slots"])
+        flat = tape.op("Reshape", [self._valid(), tape.vector([-1])], stem="valid_slot", shape=["slots"])
+        counted = tape.op("CumSum", [flat, tape.scalar(0)], stem="row_table", shape=["slots"])
+        return tape.op("Mul", [counted, flat], stem="row_table", shape=["slots"])
 
     def _rows_from_edge(self, slot: int) -> ir.Value:
         """The row `slot` places after the first (negative: before the end) of each sequence."""

@@ -7,14 +7,21 @@ be had: look-ups and what follows them are repeated on packed tokens, the rest i
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 from raggedrt.graph_passes.axes.atoms import Axes, Axis, Kind, axis_of, axis_size, count, has
 from raggedrt.graph_passes.axes.neutral import neutral_number
-from raggedrt.graph_passes.axes.rule import PackingRefused, describe_node, dropped_axis, packed_axes, require_axes
+from raggedrt.graph_passes.axes.rule import (
+    PackingRefused,
+    describe_node,
+    dropped_axis,
+    packed_axes,
+    packed_axis_number,
+    require_axes,
+)
 from raggedrt.graph_passes.axes.rules import rule_for
 from raggedrt.graph_passes.packing.plan import PlanValues
 from raggedrt.graph_passes.packing.tape import TOKENS, Tape, packed_shape, padded_shape
@@ -274,6 +281,39 @@ class PackedRegion:
             stem=f"{value.name}_per_token",
             shape=[TOKENS, *packed_shape(rest)],
         )
+
+    def neighbours(self, node: ir.Node, value: ir.Value, offsets: Iterable[int]) -> ir.Value:
+        """`[T, C, K]` of a value [B, C, S], zero at padded slots: what stands `offsets` slots from each token."""
+        axes = require_axes(node, self.analysis.axes_of(value))
+        rows = self.plan.neighbour_rows(tuple(offsets))
+        found = self._shifted(value, axes, rows, f"{value.name}_neighbours")  # [C, T, K]
+        return self.tape.op("Transpose", [found], {"perm": [1, 0, 2]}, stem=f"{value.name}_neighbours")
+
+    def shifted(self, node: ir.Node, value: ir.Value, offset: int) -> ir.Value:
+        """The packed form of a value, zero at padded slots, moved: what stands `offset` slots from each token."""
+        axes = require_axes(node, self.analysis.axes_of(value))
+        rows = self.tape.op("Squeeze", [self.plan.neighbour_rows((offset,)), self.tape.vector([1])], stem="neighbour")
+        result = self._shifted(value, axes, rows, f"{value.name}_shifted")
+        result.shape = ir.Shape(packed_shape(axes))
+        return result
+
+    def _shifted(self, value: ir.Value, axes: Axes, rows: ir.Value, stem: str) -> ir.Value:
+        slot = axis_of(axes, Kind.TOKEN)
+        if slot is None or value.dtype is None or not _pure(axes, slot):
+            raise PackingRefused(_reader(value), f"the slots of '{value.name}' do not have an axis of their own")
+        form, number, tape = self.packed(value), packed_axis_number(axes, slot), self.tape
+        rank = len(packed_axes(axes))
+        ends = tape.vector([int(axis == number) for axis in range(rank)] + [0] * rank)
+        zero = tape.number(0, value.dtype)
+        longer = tape.op("Pad", [form, ends, zero], stem=stem)  # row 0 is zero: where there is no such slot
+        return tape.op("Gather", [longer, rows], {"axis": number}, stem=stem)
+
+    def tokens_last(self, node: ir.Node, form: ir.Value) -> ir.Value:
+        """`[T, C, 1]` as the packed form `[C, T]` of the node's output [B, C, S]."""
+        axes = require_axes(node, self.analysis.axes_of(node.outputs[0]))
+        stem = f"{node.outputs[0].name}_packed"
+        rows = self.tape.op("Squeeze", [form, self.tape.vector([2])], stem=stem)
+        return self.tape.op("Transpose", [rows], {"perm": [1, 0]}, stem=stem, shape=packed_shape(axes))
 
     def emit(
         self, node: ir.Node, inputs: Sequence[ir.Value | None], attributes: Mapping[str, object] | None = None

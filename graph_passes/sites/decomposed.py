@@ -70,6 +70,8 @@ def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool, ir.Node | None] | 
     for _ in range(_MAX_DEPTH):
         users = [usage for usage in current.uses() if usage.node.op_type != "IsNaN"]
         products = [u for u in users if u.node.op_type in ("MatMul", "Einsum") and u.idx == 0]
+        if products and _is_constant(products[0].node.inputs[1]):
+            return None  # a mixture of constant rows (a router's choice), not of values
         if products:
             if len(users) > 1 or current.is_graph_output():
                 raise NotThisForm(EAGER, "the attention weights are used for something else as well")
@@ -87,6 +89,10 @@ def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool, ir.Node | None] | 
             return None
         current = node.outputs[0]
     return None
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None
 
 
 def _refuse_detour(users: Sequence[Any]) -> None:

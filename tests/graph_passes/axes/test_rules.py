@@ -211,6 +211,7 @@ CASES: dict[tuple[str, str], Build] = {
     ("", "Split"): _split,
     ("", "Squeeze"): lambda g: g.op.Squeeze(g.op.Slice(g.y, g.ints([3]), g.ints([4]), g.ints([2])), g.ints([-1])),
     ("", "Sub"): lambda g: g.op.Sub(g.x, g.y),
+    ("", "Tile"): lambda g: g.op.Tile(g.op.Unsqueeze(g.y, g.ints([2])), g.ints([1, 1, 3, 2])),
     ("", "TopK"): lambda g: g.op.op_multi_out("TopK", [g.y, g.ints([3])], {"axis": 2}, num_outputs=2)[0],
     ("", "Transpose"): lambda g: g.op.Transpose(g.op.Relu(g.heads(g.y)), perm=[0, 2, 1, 3]),
     ("", "Unsqueeze"): lambda g: g.op.Unsqueeze(g.y, g.ints([2])),
@@ -234,8 +235,8 @@ ELSEWHERE = {("raggedrt.torch", "SparseAttention"): "test_sparse_models.py"}
 """Rows of sites that only an export makes: packed in these tests of tests/graph_passes."""
 ONLY_REFUSED = {
     (CONTRIB, "GroupQueryAttention"): "its key/value cache is not read, so no graph with it is packed",
-    ("", "Conv"): "it runs on the padded form: tests/graph_passes/packing/test_layouts.py",
-    ("", "ConstantOfShape"): "likewise",
+    ("", "Conv"): "it needs zeros at padded slots: tests/graph_passes/packing/test_layouts.py",
+    ("", "ConstantOfShape"): "it has no tokens: likewise",
 }
 """Rows that only keep the analysis going, with the reason."""
 ALONG_TOKENS: dict[tuple[str, str], tuple[Build, str]] = {

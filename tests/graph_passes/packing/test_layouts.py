@@ -107,6 +107,18 @@ PER_TOKEN: dict[str, Build] = {
     "a dilated convolution": lambda g: _convolved(g, [2, 2], 3, dilation=2),
     "two convolutions": _two_convolutions,
     "the token before": lambda g: g.attend(g.op.Add(g.y, _shifted(g, _masked(g)))),
+    "two tokens after": lambda g: g.op.Add(
+        g.y,
+        g.op.Concat(
+            g.op.Slice(_masked(g), g.ints([2]), g.ints([2**31]), g.ints([1])),
+            g.op.ConstantOfShape(g.op.Concat(g.op.Shape(g.x, start=0, end=1), g.ints([2, WIDTH]), axis=0)),
+            axis=1,
+        ),
+    ),
+    "a convolution of few channels at a time": lambda g: g.op.Transpose(
+        g.op.Conv(g.op.Transpose(_masked(g), perm=[0, 2, 1]), g.weight(WIDTH, 4, 3), pads=[1, 1], group=4),
+        perm=[0, 2, 1],
+    ),
     "zeros that were multiplied": lambda g: _shifted(g, g.op.MatMul(_masked(g), g.weight(WIDTH, WIDTH))),
     "experts": _experts,
     "merged with features before attention": _merged,
@@ -254,3 +266,26 @@ def test_constants_of_static_graphs(case: str) -> None:
     feed = embeddings()
     want, got = run(plain_session(pair.original), feed), run(ort_session(pair.model, native=False), feed)
     assert_close(got["result"][VALID], want["result"][VALID], FP32)
+
+
+@pytest.mark.parametrize("case", ["two convolutions", "the token before"])
+def test_neighbours_beside_a_slot_that_is_kept(case: str) -> None:
+    pair = rewritten_tail(lambda g: g.op.Add(PER_TOKEN[case](g), _first(g)))
+    feed = embeddings()
+    want, got = run(plain_session(pair.original), feed), run(ort_session(pair.model, native=False), feed)
+    assert_close(got["result"][VALID], want["result"][VALID], FP32)
+
+
+@pytest.mark.parametrize("case", ["a centred convolution", "two tokens after"])
+def test_neighbours_in_ragged_rows(case: str) -> None:
+    lengths = (5, 1, 7)
+    pair = rewritten_tail(PER_TOKEN[case], io="ragged")
+    rows = [embeddings(np.ones((1, n), np.int64), seed=n) for n in lengths]
+    want = np.concatenate([run(plain_session(pair.original), row)["result"][0] for row in rows[::2]])
+    feed = {
+        "inputs_embeds": np.concatenate([row["inputs_embeds"][0] for row in rows]),
+        "cu_seqlens": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+        "max_seqlen": np.zeros(max(lengths), np.float32),
+    }
+    got = run(ort_session(pair.model, native=False), feed)["result"]
+    assert_close(got[[0, 1, 2, 3, 4, *range(6, 13)]], want, FP32)
