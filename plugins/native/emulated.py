@@ -71,7 +71,7 @@ def build(variants: Iterable[KernelVariant], *, overlay: pathlib.Path | None = N
     folders = (overlay, SOURCE_FOLDER) if overlay else (SOURCE_FOLDER,)
     wanted = list(variants)
     with concurrent.futures.ThreadPoolExecutor(max_workers=JOBS) as pool:
-        objects = list(pool.map(lambda variant: _kernel_object(variant, folders), wanted))
+        objects = list(dict.fromkeys(pool.map(lambda variant: _kernel_object(variant, folders), wanted)))
     digest = _digest(str(runtime), *(str(path) for path in objects))
     library = cache_folder() / "emulated" / "kernels" / digest / KERNELS_NAME
     if not library.is_file():

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cuda/emulator/faults.h"
 #include "cuda/emulator/global_memory.h"
 #include "cuda/emulator/runtime.h"
 
@@ -310,6 +311,8 @@ bool fill_slots() {
 
 std::string run_grid() {
   start_launch();
+  const FaultGuard guard;
+  if (sigsetjmp(FaultGuard::again, 1) != 0) launch.lane = nullptr;  // a fault: the launch has an error
   while (launch.error.empty()) {
     if (!fill_slots()) return "the emulator has no memory for the stacks of another block";
     launch.lane = nullptr;

@@ -332,6 +332,15 @@ struct Program {
     give(1);
   }
 
+  RAGGEDRT_DEVICE void division_by_zero() const {
+    const uint32_t zero = load_global(params.input);
+    give(7u / (zero + (broken && thread == 3 ? 0u : 1u)));
+  }
+
+  RAGGEDRT_DEVICE void past_the_intrinsics() const {
+    give(broken && thread == 3 ? *reinterpret_cast<const volatile uint32_t*>(uintptr_t{64}) : 1u);
+  }
+
   RAGGEDRT_DEVICE void run() const {
     switch (params.program) {
       case 0: return read_of_another_warp();
@@ -376,6 +385,8 @@ struct Program {
       case 39: return failed_check();
       case 40: return endless();
       case 41: return unwritten_registers();
+      case 42: return division_by_zero();
+      case 43: return past_the_intrinsics();
     }
   }
 };

@@ -65,6 +65,8 @@ PROGRAMS = {
     "failed_check": r"thread 7 \(warp 0, lane 7\): seven is not welcome",
     "endless": "the launch runs for more than 1 seconds; is there an endless loop",
     "unwritten_registers": "an accumulator begins with zeros",
+    "division_by_zero": r"thread 3 \(warp 0, lane 3\): an integer division by zero",
+    "past_the_intrinsics": r"thread 3 \(warp 0, lane 3\): an access to memory that is not there: past the intrinsics",
 }
 MANY_BLOCKS = (
     "global_race_of_blocks",
