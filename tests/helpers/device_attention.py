@@ -31,14 +31,14 @@ class MaskTerms(ctypes.Structure):
     )
 
 
-class TileList(ctypes.Structure):  # noqa: D101
+class TileList(ctypes.Structure):
     _fields_ = _fields(
         ptr=POINTER, col=POINTER, tag=POINTER, bits=POINTER, head_group=POINTER, sequences=INT, groups=INT, rows=INT,
         entries=INT, bitmaps=INT, block_size=INT,
     )  # fmt: skip
 
 
-class ScoreTerms(ctypes.Structure):  # noqa: D101
+class ScoreTerms(ctypes.Structure):
     _fields_ = _fields(
         softcap=ctypes.c_float, bias=POINTER, bias_sequences=INT, bias_heads=INT, bias_size=INT, distance_bias=POINTER,
         distance_heads=INT, distance_count=INT, rel_query=POINTER, rel_key=POINTER, rel_bucket=POINTER, rel_size=INT,
@@ -46,7 +46,7 @@ class ScoreTerms(ctypes.Structure):  # noqa: D101
     )  # fmt: skip
 
 
-class AttentionParams(ctypes.Structure):  # noqa: D101
+class AttentionParams(ctypes.Structure):
     _fields_ = _fields(
         query=POINTER, key=POINTER, value=POINTER, cu_seqlens_q=POINTER, cu_seqlens_k=POINTER, positions_q=POINTER,
         positions_k=POINTER, output=POINTER, lse=POINTER, sequences=INT, total_q=INT, total_k=INT, num_heads=INT,
@@ -56,7 +56,7 @@ class AttentionParams(ctypes.Structure):  # noqa: D101
     )  # fmt: skip
 
 
-class DescribeKeysParams(ctypes.Structure):  # noqa: D101
+class DescribeKeysParams(ctypes.Structure):
     _fields_ = _fields(
         positions_k=POINTER, cu_seqlens_k=POINTER, sequences=INT, key_summaries=POINTER, key_base=POINTER
     )
@@ -175,7 +175,9 @@ def merge(parts: Array, lse: Array, inputs: Mapping[str, Array]) -> tuple[Array,
     used = int(inputs["cu_seqlens_q"][-1])
     parts, lse = parts.astype(np.float64), lse.astype(np.float64)
     lse[..., used:] = -np.inf
-    sinks = inputs["head_sink"].astype(np.float64)[:, None] if "head_sink" in inputs else np.full(lse.shape[1:], -np.inf)
+    sinks = (
+        inputs["head_sink"].astype(np.float64)[:, None] if "head_sink" in inputs else np.full(lse.shape[1:], -np.inf)
+    )
     seen = np.isfinite(lse).any(axis=0)  # [N, Tq]
     top = np.where(seen, np.maximum(lse.max(axis=0), sinks), 0)
     weights = np.exp(lse - top)  # [parts, N, Tq]
