@@ -1,4 +1,7 @@
 // Which rows a warp of row_attention takes, and which keys they see.
+//
+// A GPU cannot refuse what tensors hold: offsets, groups, entries and buckets that contradict the shapes give wrong
+// values, but touch no memory outside of the tensors and end.
 #pragma once
 
 #include "cuda/device/device.h"
@@ -61,13 +64,14 @@ RAGGEDRT_DEVICE Segment segment_at(const AttentionParams& params, long long firs
   segment.first_row = first;
   const int token = static_cast<int>(first / segment.heads);
   segment.sequence = sequence_of(params, token);
-  segment.rows = static_cast<int>(end - first);
+  const int last_query =
+      segment.sequence < 0 ? 0 : load_global_readonly(params.cu_seqlens_q + segment.sequence + 1);
+  if (last_query <= token) segment.sequence = -1;  // also where offsets do not ascend
   if (segment.sequence < 0) {
     // Up to the next token only: a sequence may begin behind it.
     segment.rows = static_cast<int>(minimum<long long>(end - first, (token + 1LL) * segment.heads - first));
     return segment;
   }
-  const int last_query = load_global_readonly(params.cu_seqlens_q + segment.sequence + 1);
   const long long last_row = static_cast<long long>(last_query) * segment.heads;
   segment.rows = static_cast<int>(minimum(end, last_row) - first);
   segment.first_query = load_global_readonly(params.cu_seqlens_q + segment.sequence);
@@ -154,10 +158,11 @@ RAGGEDRT_DEVICE RowMask mask_of(const AttentionParams& params, const Segment& se
   if (tile_row < 0 || tile_row >= tiles.rows) return mask;  // no entries: nothing is seen
   int group = tiles.groups == 1 ? 0 : mask.head;
   if (tiles.head_group != nullptr) group = load_global_readonly(tiles.head_group + mask.head);
+  group = clipped(group, tiles.groups - 1);
   const long long plane = static_cast<long long>(tiles.sequences == 1 ? 0 : segment.sequence) * tiles.groups + group;
   const int* ends = tiles.ptr + plane * (tiles.rows + 1) + tile_row;
-  mask.entry = load_global_readonly(ends);
-  mask.last_entry = load_global_readonly(ends + 1);
+  mask.entry = clipped(load_global_readonly(ends), tiles.entries);
+  mask.last_entry = clipped(load_global_readonly(ends + 1), tiles.entries);
   return mask;
 }
 
@@ -191,6 +196,7 @@ RAGGEDRT_DEVICE bool in_tiles(const AttentionParams& params, const RowMask& row,
   if (low >= row.last_entry || load_global_readonly(tiles.col + low) != column) return false;
   const int tag = load_global_readonly(tiles.tag + low);
   if (tag < 0) return true;
+  if (tag >= tiles.bitmaps) return false;
   const int bit = row.bit + position % tiles.block_size;
   const long long words = static_cast<long long>(tiles.block_size) * tiles.block_size / 32;
   return (load_global_readonly(tiles.bits + tag * words + bit / 32) >> (bit % 32) & 1) != 0;

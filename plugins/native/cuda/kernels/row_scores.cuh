@@ -42,7 +42,8 @@ RAGGEDRT_DEVICE float bias_of(const AttentionParams& params, const Segment& segm
     total -= load_global_readonly(scores.alibi_slopes + row.head) * static_cast<float>(magnitude);
   }
   if (scores.rel_bucket != nullptr) {
-    const int bucket = load_global_readonly(scores.rel_bucket + distance_index(distance, scores.bucket_count));
+    const int place = distance_index(distance, scores.bucket_count);
+    const int bucket = clipped(load_global_readonly(scores.rel_bucket + place), scores.rel_size - 1);
     if (scores.rel_query != nullptr) {
       const long long line = static_cast<long long>(row.token) * params.num_heads + row.head;
       total += element_at(scores.rel_query, line * scores.rel_size + bucket);

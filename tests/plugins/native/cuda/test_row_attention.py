@@ -18,7 +18,7 @@ from raggedrt.plugins.kernel_packs.variants import ROW_HEAD_SIZES
 from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Array
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES, REFERENCES
-from raggedrt.plugins.ops.ragged_attention.cases import Problem
+from raggedrt.plugins.ops.ragged_attention.cases import TILE, Problem
 
 pytestmark = pytest.mark.emulated
 
@@ -88,6 +88,32 @@ def test_what_a_hidden_key_holds_does_not_matter() -> None:
         inputs[name][hidden] = np.inf
     output = attend_rows(inputs, case.attributes, ElementType.FLOAT16)["output"]
     assert_close(output, expected, ATTENTION[np.dtype(np.float16)])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("cu_seqlens_q", [0, 9, 4, 99, 25]),
+        ("cu_seqlens_q", [7, 3, -5, 2**31 - 1, 30]),
+        ("cu_seqlens_k", [0, 30, 2, 1000, -7]),
+        ("head_group", [7, -1]),
+        ("rel_bucket", [99] * 9),
+        ("tile_tag", None),
+        ("tile_ptr", None),
+    ],
+)
+def test_tensors_that_contradict_each_other_are_harmless(name: str, values: list[int] | None) -> None:
+    """A GPU cannot refuse them; the emulator sees every access, and that the kernel ends."""
+    problem = Problem(
+        "holes", 4, 9, heads=2, kv_heads=1, positions=True, tiles=(4, 2),
+        extra=("head_group", "rel_query", "rel_key", "rel_bucket"),
+    )  # fmt: skip
+    case = attention("contradiction", problem, block_size=TILE)
+    inputs = case.inputs(np.dtype(np.float32))
+    given = inputs[name]
+    inputs[name] = np.resize(np.asarray(values if values else [-900, 70, 3, 900], np.int32), given.shape)
+    outputs = attend_rows(inputs, case.attributes, ElementType.FLOAT)
+    assert outputs["output"].shape == (len(inputs["query"]), 16)
 
 
 def test_nan_in_a_query_stays_in_its_row() -> None:
