@@ -110,8 +110,10 @@ def create_session(
     providers = DEFAULT_PROVIDERS if providers is None else providers
     check_providers(runtime, providers)
     warn_if_inlined(model.facts, model.name)
+    cuda = CUDA_PROVIDER in map(provider_name, providers)
+    if cuda and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # CUDA and cuDNN as wheels lie where the loader does not look
     if library is not None:
-        cuda = CUDA_PROVIDER in map(provider_name, providers)
         check_library(model.facts, library_info(library), model.name, cuda=cuda)
     else:
         check_bodies(model.facts, model.name)
