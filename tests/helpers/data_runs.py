@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,15 +21,11 @@ from helpers.data_kernels import (
 )
 from helpers.device_attention import KernelMemory, MaskTerms, TileList, attention_params
 from helpers.emulator import Grid
+from helpers.work_lists import KEY_TILE, WORK_CLASSES, WORK_HEADER, WORK_THREADS, Lengths, WorkList, most_items
 from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.kernel_packs.variants import ELEMENT_NAMES, ROW_HEAD_SIZES, ROW_THREADS, row_shared_bytes
-from raggedrt.plugins.layout.build import from_mask
 from raggedrt.plugins.ops.arrays import Attributes, Inputs, required
 from raggedrt.plugins.ops.packing_plan.reference import reference as packing_plan
-from raggedrt.plugins.ops.ragged_attention.cases import random_tiles
-
-# Of kernels/params.h and data_params.h.
-WORK_HEADER, WORK_ROWS, KEY_TILE, WORK_CLASSES, WORK_THREADS = 4, 64, 64, 64, 512
 
 _MANY, _ONE = Grid(3, threads=DATA_THREADS), Grid(1, threads=SCAN_THREADS, shared_bytes=128)
 _TILE_LAUNCHES = {
@@ -191,71 +186,11 @@ def tile_list(
     return {name: array[: ends[name]] for name, array in outputs.items()}, (used, distinct)
 
 
-@dataclasses.dataclass(frozen=True)
-class Lengths:
-    """Lengths and masks of a call."""
-
-    queries: Sequence[int]
-    keys: Sequence[int] = ()
-    """Empty: those of the queries."""
-    causal: bool = False
-    window: tuple[int, int] = (-1, -1)
-    global_tokens: tuple[int, ...] = ()
-    block_size: int = 0
-    groups: int = 1
-    own_tiles: bool = False
-    """Each sequence has tiles of its own."""
-    positions: str = ""
-    """left, holes, shuffled or outside; empty: none."""
-    tail: int = 0
-    """Query rows past the last sequence."""
-    splits: int = 1
-
-    @property
-    def key_lengths(self) -> Sequence[int]:
-        return self.keys or self.queries
-
-    def positions_q(self, rng: np.random.Generator) -> Array | None:
-        made = {
-            "left": lambda length: np.arange(length) + rng.integers(0, 70),
-            "holes": lambda length: np.sort(rng.permutation(2 * length)[:length]),
-            "shuffled": lambda length: rng.permutation(length),
-            "outside": lambda length: np.arange(length) * 3 - 5,
-        }
-        if not self.positions:
-            return None
-        parts = [made[self.positions](length) for length in self.queries]
-        return np.concatenate([*parts, np.zeros(self.tail, np.int64)]).astype(np.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class WorkList:
-    """A work list and what it was made of."""
-
-    call: Lengths
-    items: Array
-    positions: Array | None
-    tiles: dict[str, Array]
-
-
-def most_items(call: Lengths) -> int:
-    """`work_items` of data_params.h."""
-    total, sequences, size = sum(call.queries) + call.tail, len(call.queries), call.block_size
-    if not size:
-        return total // WORK_ROWS + sequences
-    per_row = -(-size // WORK_ROWS)
-    return total if call.positions else min(total, total // size * per_row + 2 * per_row * sequences)
-
-
 def write_list(call: Lengths, *, blocks: int, lanes: int, seed: int, capacity: int | None = None) -> WorkList:
     rng = np.random.default_rng([seed, len(call.queries)])
     emulated = Emulated(seed)
     positions = emulated.input("positions_q", call.positions_q(rng))
-    tiles: dict[str, Array] = {}
-    if call.block_size:
-        longest = max([*call.queries, *call.key_lengths, 1])
-        shape = (len(call.queries) if call.own_tiles else 1, call.groups, longest, longest)
-        tiles = from_mask(random_tiles(rng, shape), call.block_size).tensors()
+    tiles = call.tiles(rng)
     ptr = emulated.input("tile_ptr", tiles.get("tile_ptr"))
     places = most_items(call) * call.splits if capacity is None else capacity
     made = emulated.output("work_list", WORK_HEADER + 4 * places, np.int32)
