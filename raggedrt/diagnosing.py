@@ -15,6 +15,7 @@ from typing import Any
 from raggedrt import progress
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.contract.abi import ABI_VERSION
+from raggedrt.plugins.runtime.cuda_device import cuda_state
 from raggedrt.plugins.tensorrt.flavour import FLAVOURS, Flavour, gpu_capabilities, installed_version
 from raggedrt.targets import TARGETS
 from raggedrt.version import __version__
@@ -81,6 +82,7 @@ def doctor(
         ("system", f"{_system_name()}, {platform.machine()}, glibc {platform.libc_ver()[1] or 'unknown'}"),
         *_cpu_facts(),
         ("GPU driver", _gpu_driver()),
+        *_cuda_facts(),
         ("C++ compiler", shutil.which("g++") or shutil.which("c++") or "none"),
         ("ONNX Runtime headers", _headers()),
         *((name, _package_version(name) or "not installed") for name in PACKAGES),
@@ -169,7 +171,39 @@ def _target_row(name: str) -> tuple[str, str, str]:
         notes.append("only ONNX sources: PyTorch sources need pip install 'raggedrt[hf]'")
     if not _library_state().startswith("/"):
         notes.append("runs slowly on function bodies: raggedrt doctor --build-ops builds the op library")
+    if name == "ort-cuda":
+        notes += _cuda_notes()
     return name, "yes", "; ".join(notes)
+
+
+def _cuda_facts() -> tuple[tuple[str, str], ...]:
+    state = cuda_state()
+    version = "none" if state.version is None else "CUDA {}.{}".format(*state.version)
+    return (
+        ("CUDA driver", f"{version} ({state.problem})" if state.problem else version),
+        ("CUDA devices", ", ".join(map(str, state.devices)) or "none"),
+    )
+
+
+def _cuda_notes() -> list[str]:
+    """What is missing to run bundles of target ort-cuda here; converting needs none of it."""
+    from raggedrt.plugins.kernel_packs.compile import find_compiler
+    from raggedrt.plugins.kernel_packs.lookup import available_packs, find_pack
+
+    notes = []
+    state = cuda_state()
+    if state.problem is not None:
+        notes.append(f"converts and verifies on the CPU, but does not run: {state.problem}")
+    if _package_version("onnxruntime-gpu") is None:
+        notes.append("to run: pip uninstall onnxruntime, pip install 'raggedrt[cuda]'")
+    try:
+        for device in state.devices:
+            find_pack(device.capability)
+        if not available_packs():
+            notes.append(f"no kernel pack yet: doctor --build-kernels builds it (NVRTC {find_compiler()})")
+    except (TargetError, InputError) as error:
+        notes.append(str(error))
+    return notes
 
 
 def _builder_state(flavour: Flavour) -> str:

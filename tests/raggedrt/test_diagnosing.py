@@ -23,6 +23,15 @@ def test_facts_and_one_row_per_target() -> None:
     assert all((ready == "yes") or missing for _, ready, missing in found.targets)
 
 
+def test_the_cuda_row_says_what_running_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGGEDRT_CUDA_DRIVER", "/nowhere/libcuda.so.1")
+    found = raggedrt.doctor()
+    assert dict(found.facts)["CUDA devices"] == "none"
+    assert "driver is not installed" in dict(found.facts)["CUDA driver"]
+    row = next(row for row in found.targets if row[0] == "ort-cuda")
+    assert row[1] == "no" or "does not run: the NVIDIA driver is not installed" in row[2]
+
+
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
