@@ -191,7 +191,8 @@ def _judged(model: onnx.ModelProto, report: Any, source: ModelSource, worst: flo
     reasons = list(dict.fromkeys(f"{r.node}: {r.reason}" for r in report.refusals))
     facts = {"error": worst, "sites": sites, "lowered": lowered, "packs": packs, "unpacks": unpacks}
     if source.mask_input is None:
-        status = DENSE if sites and (lowered == sites or reasons) else FAULT
+        direct = any(node.op_type == "RaggedAttention" for node in model.graph.node)
+        status = DENSE if direct or (sites and reasons) else FAULT
         return _outcome(status, "; ".join(reasons) or "no attention was found", **facts)
     if not lowered or not plans:
         return _outcome(REFUSED if reasons else FAULT, "; ".join(reasons) or "left alone without a reason", **facts)

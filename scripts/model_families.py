@@ -137,6 +137,7 @@ class Family:
         part: attribute of the built model that is exported; "" for all of it.
         pixels: name and shape [...] of the only input of a model that reads no text, without the batch axis.
         experts: implementation that mixtures of experts are set to before a plain export.
+        overrides: a configuration in place of the tiny one.
     """
 
     name: str
@@ -148,10 +149,13 @@ class Family:
     part: str = ""
     pixels: tuple[str, tuple[int, ...]] | None = None
     experts: str = ""
+    overrides: Mapping[str, Any] | None = None
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """Its tiny configuration."""
+        """Its configuration."""
+        if self.overrides is not None:
+            return self.overrides
         return TINY_CONFIGS.get(self.key) or MORE_CONFIGS[self.key]
 
 
