@@ -6,11 +6,12 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import sys
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeGuard
 
 import onnx
-import onnx_ir as ir
 
 from raggedrt.errors import InputError
 from raggedrt.plugins.bundle.model_facts import (
@@ -23,7 +24,12 @@ from raggedrt.plugins.bundle.model_facts import (
 MAX_PROTO_BYTES = 2**31 - 2**24
 """Protobuf messages end at 2 GiB; graphs are small, so this leaves room for all but weights."""
 
-AnyModel = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    AnyModel = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+else:
+    AnyModel = object  # onnx_ir takes longer to import than a small bundle takes to load, which needs none of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +61,14 @@ def model_input(model: AnyModel, external_data_dir: str | os.PathLike[str] | Non
         InputError: no valid ONNX model, or external data missing, cut off or outside its folder.
     """
     with contextlib.ExitStack() as stack:
-        if isinstance(model, ir.Model):
+        if _is_ir(model):
             yield _from_ir(model, stack)
         elif isinstance(model, onnx.ModelProto):
             folder = None if external_data_dir is None else pathlib.Path(external_data_dir)
             if model.ByteSize() > MAX_PROTO_BYTES:
-                yield _spilled(ir.from_proto(model), stack)
+                import onnx_ir
+
+                yield _spilled(onnx_ir.from_proto(model), stack)
             else:
                 yield _from_proto(model, folder)
         elif isinstance(model, (str, os.PathLike)):
@@ -69,6 +77,12 @@ def model_input(model: AnyModel, external_data_dir: str | os.PathLike[str] | Non
             raise InputError(
                 f"a model is given as a path, an onnx.ModelProto or an onnx_ir.Model, not as {type(model).__name__}."
             )
+
+
+def _is_ir(model: AnyModel) -> TypeGuard[ir.Model]:
+    """Whether this is an onnx_ir model: who has one has imported onnx_ir."""
+    module = sys.modules.get("onnx_ir")
+    return module is not None and isinstance(model, module.Model)
 
 
 def _from_path(path: pathlib.Path) -> ModelInput:
@@ -96,6 +110,8 @@ def _from_proto(model: onnx.ModelProto, folder: pathlib.Path | None) -> ModelInp
 
 
 def _from_ir(model: ir.Model, stack: contextlib.ExitStack) -> ModelInput:
+    import onnx_ir as ir
+
     tensors = [v.const_value for graph in model.graphs() for v in graph.initializers.values() if v.const_value]
     folders = {os.path.abspath(t.base_dir) for t in tensors if isinstance(t, ir.ExternalTensor)}
     inline = sum(t.nbytes for t in tensors if not isinstance(t, ir.ExternalTensor))
@@ -106,6 +122,8 @@ def _from_ir(model: ir.Model, stack: contextlib.ExitStack) -> ModelInput:
 
 def _spilled(model: ir.Model, stack: contextlib.ExitStack) -> ModelInput:
     """Through a temporary folder: ONNX Runtime maps the weights, which outlive their names."""
+    import onnx_ir as ir
+
     folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raggedrt-")))
     ir.save(model, folder / "model.onnx", external_data="model.onnx.data")
     return _from_path(folder / "model.onnx")
