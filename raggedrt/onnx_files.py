@@ -51,12 +51,21 @@ def read_proto(proto: onnx.ModelProto, where: str = "the model") -> ir.Model:
     """
     check_graph(proto, where)
     try:
-        return ir.from_proto(proto)
+        return _without_negative_sizes(ir.from_proto(proto))
     except MemoryError:
         raise
     except Exception as error:  # onnx_ir raises many kinds
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"{where} is not valid ONNX ({first_line}); check it with onnx.checker") from error
+
+
+def _without_negative_sizes(model: ir.Model) -> ir.Model:
+    """Some exporters write -1 for a size known at run time only, which constant folding would take for a number."""
+    graph = model.graph
+    for value in (*graph.inputs, *(output for node in graph.all_nodes() for output in node.outputs)):
+        if value.shape is not None and any(isinstance(dim, int) and dim < 0 for dim in value.shape):
+            value.shape = ir.Shape([None if isinstance(dim, int) and dim < 0 else dim for dim in value.shape])
+    return model
 
 
 def write_onnx(model: ir.Model, output: pathlib.Path, *, external: bool) -> None:

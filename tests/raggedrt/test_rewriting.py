@@ -205,3 +205,30 @@ def test_an_invalid_model_is_exit_2_and_named(
     assert "model.onnx" in error
     assert len(error.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_negative_size_is_one_that_is_not_known() -> None:
+    """Some exporters write -1; folded as a number, this Reshape would ask for -6 elements."""
+    text = """<ir_version: 9, opset_import: ["" : 18]>
+    m (float[-1,3,2] x) => (float[N] y)
+    <int64[1] axis = {0}> { shape = Shape (x)  size = ReduceProd <keepdims = 1> (shape, axis)  y = Reshape (x, size) }"""
+    model = onnx.parser.parse_model(text)
+    result, _ = raggedrt.rewrite(model, allow_partial=True)
+    x = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    (y,) = raggedrt.ort_session(result).run(None, {"x": x})
+    assert np.array_equal(y, x.reshape(-1))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("<opset_import: [\"\" : 18], domain: \"d\"> f (a) => (b) { b = MatMul (a) }", "not valid ONNX"),
+        ("<opset_import: [\"\" : 18, \"d\" : 1], domain: \"d\"> f (a) => (b) { b = d.f (a) }", "calls itself"),
+    ],
+)  # fmt: skip
+def test_functions_that_are_not_valid(function: str, words: str) -> None:
+    text = (
+        f'<ir_version: 9, opset_import: ["" : 18, "d" : 1]> m (float[N] x) => (float[N] y) {{ y = d.f (x) }} {function}'
+    )
+    with pytest.raises(raggedrt.InputError, match=words):
+        raggedrt.rewrite(onnx.parser.parse_model(text))
