@@ -211,7 +211,8 @@ def test_a_negative_size_is_one_that_is_not_known() -> None:
     """Some exporters write -1; folded as a number, this Reshape would ask for -6 elements."""
     text = """<ir_version: 9, opset_import: ["" : 18]>
     m (float[-1,3,2] x) => (float[N] y)
-    <int64[1] axis = {0}> { shape = Shape (x)  size = ReduceProd <keepdims = 1> (shape, axis)  y = Reshape (x, size) }"""
+    <int64[1] axis = {0}>
+    { shape = Shape (x)  size = ReduceProd <keepdims = 1> (shape, axis)  y = Reshape (x, size) }"""
     model = onnx.parser.parse_model(text)
     result, _ = raggedrt.rewrite(model, allow_partial=True)
     x = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
