@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from raggedrt.errors import RaggedRTError, TargetError
 from raggedrt.plugins.kernel_packs.sources import NATIVE_FOLDER, read_unit, unit_digest
-from raggedrt.plugins.kernel_packs.variants import REGISTERS, SHARED_BYTES, Variant
+from raggedrt.plugins.kernel_packs.variants import CODE_CAPABILITY, REGISTERS, SHARED_BYTES, Variant
 from raggedrt.plugins.native.cache import cache_folder
 
 STANDARD = "c++17"
@@ -95,10 +95,11 @@ def compile_variant(variant: Variant, capability: int) -> Kernel:
         TargetError: NVRTC is not installed.
         RaggedRTError: the source does not compile, or the kernel takes more than it may.
     """
-    path = _cache_path(variant, capability)
+    code_capability = CODE_CAPABILITY.get(capability, capability)
+    path = _cache_path(variant, code_capability)
     kernel = _read_cached(path, variant, capability)
     if kernel is None:
-        kernel = _compile(variant, capability)
+        kernel = dataclasses.replace(_compile(variant, code_capability), capability=capability)
         _write_cached(path, kernel)
     if problems := list(overruns(kernel)):
         raise RaggedRTError(f"kernel {variant.entry} for sm_{capability}: {'; '.join(problems)}")
@@ -114,7 +115,7 @@ def compile_all(variants: Sequence[Variant], capabilities: Iterable[int], worker
     """
     find_compiler()
     work = [(variant, capability) for capability in capabilities for variant in variants]
-    missing = sum(not _cache_path(*item).is_file() for item in work)
+    missing = sum(not _cache_path(variant, CODE_CAPABILITY.get(of, of)).is_file() for variant, of in work)
     workers = min(workers or len(os.sched_getaffinity(0)), missing)
     if workers <= 1:
         yield from (compile_variant(*item) for item in work)

@@ -12,6 +12,9 @@ from raggedrt.plugins.contract.op_definition import FLOATS, ElementType
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 """Compute capabilities (10 * major + minor) that packs are built for by default."""
+CODE_CAPABILITY = {86: 80, 89: 80}
+"""Whose machine code a pack holds where not its own: devices of one major version run that of an older one, and nothing
+here uses what came with 8.6 and 8.9."""
 SHARED_BYTES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 """Shared memory that a block can ask for, by compute capability."""
 REGISTERS = 65_536
@@ -139,24 +142,51 @@ def row_shared_bytes(head_size: int) -> int:
     return ROW_THREADS // 32 * (32 * (128 + 16) + rows * (head_size + 32) * 4)
 
 
-HEAD_SIZES = (32, 64, 80, 96, 128)
-"""That tensor-core attention is compiled for."""
-MASK_AND_SCORE_CLASSES = ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1))
-"""`RAGGEDRT_MASK` (every key, by position, by tile list) and `RAGGEDRT_SCORES` (plain, with score terms)."""
+SCORED_TILE_HEAD_SIZES = (64, 128)
+"""That score terms together with tile lists are compiled for; others are left to `row_attention`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionTile:
+    """How a block of `attention` shares its 64 query rows, and how many keys it takes at a time."""
+
+    key_tile: int
+    warps: int
+    row_blocks: int
+    min_blocks: int
+
+
+# Warps of 32 rows read every key from shared memory half as often; warps of 16 rows have registers for more.
+WIDE_64, WIDE_32 = AttentionTile(64, 2, 2, 4), AttentionTile(32, 2, 2, 4)
+NARROW_64, NARROW_32 = AttentionTile(64, 4, 1, 2), AttentionTile(32, 4, 1, 2)
+PLAIN_TILES = {
+    32: (WIDE_64, WIDE_64, WIDE_64),
+    64: (WIDE_64, WIDE_32, WIDE_32),
+    80: (WIDE_64, NARROW_64, NARROW_64),
+    96: (WIDE_32, NARROW_64, NARROW_64),
+    128: (WIDE_32, NARROW_64, NARROW_32),
+}
+"""By head size and mask class (every key, by position, by tile list), without score terms: the largest that spill
+nothing on any architecture. Which of those is fastest has to be measured."""
+SCORED_TILES = {32: NARROW_32, 64: NARROW_32, 80: NARROW_64, 96: NARROW_32, 128: NARROW_32}
+"""With score terms; 32 rows of 80 elements are no whole number of vectors per thread of four warps."""
 
 
 def _attention() -> Iterator[Variant]:
     """Attention on tensor cores."""
-    for head_size in HEAD_SIZES:
-        for element in (ElementType.FLOAT16, ElementType.BFLOAT16):
-            for mask_class, score_class in MASK_AND_SCORE_CLASSES:
-                tile = {"warps": 4, "row_blocks": 1, "key_tile": 64, "stages": 2, "min_blocks": 2}
-                yield attention_variant(element, head_size, mask_class, score_class, **tile)
+    for element in (ElementType.FLOAT16, ElementType.BFLOAT16):
+        for head_size, tiles in PLAIN_TILES.items():
+            for mask_class, tile in enumerate(tiles):
+                yield attention_variant(element, head_size, mask_class, 0, **dataclasses.asdict(tile))
+        for head_size, tile in SCORED_TILES.items():
+            yield attention_variant(element, head_size, 1, 1, **dataclasses.asdict(tile))
+            if head_size in SCORED_TILE_HEAD_SIZES:
+                yield attention_variant(element, head_size, 2, 1, **dataclasses.asdict(tile))
 
 
 def attention_variant(
-    element: ElementType, head_size: int, mask_class: int, score_class: int, *, warps: int, row_blocks: int,
-    key_tile: int, stages: int, min_blocks: int,
+    element: ElementType, head_size: int, mask_class: int, score_class: int, *, key_tile: int, warps: int = 4,
+    row_blocks: int = 1, stages: int = 2, min_blocks: int = 2,
 ) -> Variant:  # fmt: skip
     """The variant of `attention` with this tile; its shared memory is `kSharedBytes` of attention_config.cuh."""
     query_rows = 16 * row_blocks * warps
