@@ -57,6 +57,9 @@ def _attentions() -> Iterator[Case]:
             name, windows = f"window_{left}_{right}_causal_{on}", {"window_left": left, "window_right": right}
             yield attention(name, problem, causal=on, **windows)
             yield attention(f"{name}_global", problem, causal=on, **windows, global_tokens=[3, 120])
+    # Terms of no token.
+    problem = Problem("no_token", positions=True, extra=("rel_query", "rel_key", "rel_bucket"))
+    yield attention("disentangled_no_token", problem, (FP32, FP16))
     # More than one step of the search for a token's sequence, many of them empty.
     rng = np.random.default_rng(8)
     lengths = tuple(np.where(rng.random(1100) < 0.7, 0, rng.integers(0, 3, 1100)).tolist())

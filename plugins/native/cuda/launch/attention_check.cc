@@ -91,7 +91,9 @@ const char* refuse_scores(const AttentionProblem& problem) {
                                           scores.distance_count % 2 == 0 || !fits(scores.distance_count))) {
     return "distance_bias must be [1|N, 2P-1]";
   }
-  if ((scores.rel_bucket != nullptr) != (scores.rel_query != nullptr || scores.rel_key != nullptr)) {
+  // Without any token the tensors of the terms are empty, and may have no address.
+  const bool any = problem.total_q > 0 && problem.total_k > 0;
+  if (any && (scores.rel_bucket != nullptr) != (scores.rel_query != nullptr || scores.rel_key != nullptr)) {
     return "disentangled terms are rel_bucket with rel_query, rel_key or both";
   }
   if (scores.rel_bucket != nullptr && (scores.bucket_count % 2 == 0 || !fits(scores.bucket_count))) {
