@@ -10,9 +10,8 @@ namespace {
 
 constexpr uint8_t kWritten = 1;
 constexpr uint8_t kPending = 2;
-constexpr uint8_t kAtomic = 4;  // last written by an atomic, possibly by several lanes at once
 
-constexpr uint32_t kSeveral = 32;  // in a read record: by several lanes in this epoch
+constexpr uint32_t kSeveral = 32;  // in a record: by several lanes in this epoch
 
 bool report(Conflict& conflict, Fault fault, Stamp other, uint32_t piece, int granule) {
   conflict.fault = fault;
@@ -34,20 +33,21 @@ void SharedShadow::reset(uint32_t bytes, int warps, int granule) {
   granule_ = granule;
   warps_ = warps;
   const size_t count = (bytes + (1u << granule) - 1) >> granule;
-  pieces_.assign(count, Piece{0, 0, 0});
-  reads_.resize(count * warps);  // what it holds is read for warps in `readers` only
+  pieces_.assign(count, Piece{0, 0, 0, 0});
+  reads_.resize(count * warps);
+  if (!atomics_.empty()) atomics_.resize(count * warps);
 }
 
 void SharedShadow::split(int granule) {
   const uint32_t parts = 1u << (granule_ - granule);
   std::vector<Piece> pieces(pieces_.size() * parts);
-  std::vector<uint32_t> reads(reads_.size() * parts);
-  for (size_t piece = 0; piece < pieces.size(); ++piece) {
-    pieces[piece] = pieces_[piece / parts];
-    std::copy_n(&reads_[piece / parts * warps_], warps_, &reads[piece * warps_]);
+  for (size_t piece = 0; piece < pieces.size(); ++piece) pieces[piece] = pieces_[piece / parts];
+  for (Records* const records : {&reads_, &atomics_}) {
+    Records more(records->size() * parts);
+    for (size_t at = 0; at < more.size(); ++at) more[at] = (*records)[at / warps_ / parts * warps_ + at % warps_];
+    records->swap(more);
   }
   pieces_.swap(pieces);
-  reads_.swap(reads);
   granule_ = granule;
 }
 
@@ -56,33 +56,46 @@ SharedShadow::Span SharedShadow::pieces(uint32_t offset, uint32_t bytes) {
   return {offset >> granule_, (offset + bytes) >> granule_};
 }
 
-void SharedShadow::note_read(const Lane& lane, uint32_t piece, bool whole_warp) {
+void SharedShadow::note(const Lane& lane, uint32_t piece, bool whole_warp, uint32_t& warps, Records& records) {
   const uint32_t warp = lane.warp->index;
   const uint32_t epoch = lane.warp->epoch();
   const uint32_t own = epoch << 10 | static_cast<uint32_t>(lane.lane);
-  uint32_t& record = reads_[piece * warps_ + warp];
+  uint32_t& record = records[piece * warps_ + warp];
   const uint32_t bit = 1u << warp;
-  const bool again = (pieces_[piece].readers & bit) != 0 && record >> 10 == epoch && (record & 1023u) != (own & 1023u);
+  const bool again = (warps & bit) != 0 && record >> 10 == epoch && (record & 1023u) != (own & 1023u);
   record = whole_warp || again ? own | kSeveral : own;
-  pieces_[piece].readers |= bit;
+  warps |= bit;
+}
+
+bool SharedShadow::check(const Lane& lane, uint32_t piece, uint32_t warps, const Records& records, Fault fault,
+                         Conflict& conflict) const {
+  for (; warps != 0; warps &= warps - 1) {
+    const int warp = __builtin_ctz(warps);
+    const uint32_t record = records[piece * warps_ + warp];
+    const Stamp other = make_stamp(record >> 10, warp * 32 + static_cast<int>(record & 31u));
+    const bool fine = record & kSeveral ? ordered_for_warp(other, lane) : ordered(other, lane);
+    if (!fine) return report(conflict, fault, other, piece, granule_);
+  }
+  return true;
+}
+
+// Whether no copy is in flight, and the last plain write is ordered before this access.
+bool SharedShadow::check_written(const Lane& lane, uint32_t piece, bool whole_warp, Conflict& conflict) const {
+  const Piece& before = pieces_[piece];
+  if (before.state & kPending) return report(conflict, Fault::kPending, before.writer, piece, granule_);
+  if (before.writer == 0) return true;
+  const bool fine = whole_warp ? ordered_for_warp(before.writer, lane) : ordered(before.writer, lane);
+  return fine || report(conflict, Fault::kAfterWrite, before.writer, piece, granule_);
 }
 
 template <bool kWholeWarp>
 bool SharedShadow::check_read(const Lane& lane, Span span, Conflict& conflict) {
   for (uint32_t at = span.begin; at < span.end; ++at) {
     Piece& piece = pieces_[at];
-    if (piece.state != kWritten) {
-      if (piece.state & kPending) return report(conflict, Fault::kPending, piece.writer, at, granule_);
-      if (!(piece.state & kWritten)) return report(conflict, Fault::kUnwritten, 0, at, granule_);
-      if (!check_readers(lane, at, conflict)) {  // an atomic counts as its lane's read, too
-        conflict.fault = Fault::kAfterWrite;
-        return false;
-      }
-      piece.state = kWritten;
-    }
-    const bool fine = kWholeWarp ? ordered_for_warp(piece.writer, lane) : ordered(piece.writer, lane);
-    if (!fine) return report(conflict, Fault::kAfterWrite, piece.writer, at, granule_);
-    note_read(lane, at, kWholeWarp);
+    if (!check_written(lane, at, kWholeWarp, conflict)) return false;
+    if (piece.state == 0) return report(conflict, Fault::kUnwritten, 0, at, granule_);
+    if (piece.atomics != 0 && !check(lane, at, piece.atomics, atomics_, Fault::kAfterWrite, conflict)) return false;
+    note(lane, at, kWholeWarp, piece.readers, reads_);
   }
   return true;
 }
@@ -95,24 +108,11 @@ bool SharedShadow::read_warp(const Lane& lane, uint32_t offset, uint32_t bytes, 
   return check_read<true>(lane, pieces(offset, bytes), conflict);
 }
 
-bool SharedShadow::check_readers(const Lane& lane, uint32_t piece, Conflict& conflict) const {
-  for (uint32_t readers = pieces_[piece].readers; readers != 0; readers &= readers - 1) {
-    const int warp = __builtin_ctz(readers);
-    const uint32_t record = reads_[piece * warps_ + warp];
-    const Stamp reader = make_stamp(record >> 10, warp * 32 + static_cast<int>(record & 31u));
-    const bool fine = record & kSeveral ? ordered_for_warp(reader, lane) : ordered(reader, lane);
-    if (!fine) return report(conflict, Fault::kAfterRead, reader, piece, granule_);
-  }
-  return true;
-}
-
 bool SharedShadow::check_write(const Lane& lane, uint32_t piece, Conflict& conflict) const {
   const Piece& before = pieces_[piece];
-  if (before.state & kPending) return report(conflict, Fault::kPending, before.writer, piece, granule_);
-  if (before.writer != 0 && !ordered(before.writer, lane)) {
-    return report(conflict, Fault::kAfterWrite, before.writer, piece, granule_);
-  }
-  return before.readers == 0 || check_readers(lane, piece, conflict);
+  return check_written(lane, piece, false, conflict) &&
+         check(lane, piece, before.readers, reads_, Fault::kAfterRead, conflict) &&
+         check(lane, piece, before.atomics, atomics_, Fault::kAfterWrite, conflict);
 }
 
 bool SharedShadow::write(const Lane& lane, uint32_t offset, uint32_t bytes, Conflict& conflict) {
@@ -120,20 +120,20 @@ bool SharedShadow::write(const Lane& lane, uint32_t offset, uint32_t bytes, Conf
   const Stamp own = stamp_of(lane);
   for (uint32_t piece = span.begin; piece < span.end; ++piece) {
     if (!check_write(lane, piece, conflict)) return false;
-    pieces_[piece] = {own, 0, kWritten};
+    pieces_[piece] = {own, 0, 0, kWritten};
   }
   return true;
 }
 
 bool SharedShadow::atomic(const Lane& lane, uint32_t offset, uint32_t bytes, Conflict& conflict) {
   const Span span = pieces(offset, bytes);
+  if (atomics_.empty()) atomics_.resize(reads_.size());
   for (uint32_t at = span.begin; at < span.end; ++at) {
     Piece& piece = pieces_[at];
-    if (!(piece.state & (kWritten | kPending))) return report(conflict, Fault::kUnwritten, 0, at, granule_);
-    if (!(piece.state & kAtomic) && !check_write(lane, at, conflict)) return false;
-    piece.writer = stamp_of(lane);
-    piece.state = kWritten | kAtomic;
-    note_read(lane, at, false);
+    if (!check_written(lane, at, false, conflict)) return false;
+    if (piece.state == 0) return report(conflict, Fault::kUnwritten, 0, at, granule_);
+    if (!check(lane, at, piece.readers, reads_, Fault::kAfterRead, conflict)) return false;
+    note(lane, at, false, piece.atomics, atomics_);
   }
   return true;
 }
@@ -143,14 +143,14 @@ bool SharedShadow::begin_copy(const Lane& lane, uint32_t offset, uint32_t bytes,
   const Stamp own = stamp_of(lane);
   for (uint32_t piece = span.begin; piece < span.end; ++piece) {
     if (!check_write(lane, piece, conflict)) return false;
-    pieces_[piece] = {own, 0, kPending};
+    pieces_[piece] = {own, 0, 0, kPending};
   }
   return true;
 }
 
 void SharedShadow::end_copy(const Lane& lane, uint32_t offset, uint32_t bytes) {
   const Span span = pieces(offset, bytes);
-  for (uint32_t piece = span.begin; piece < span.end; ++piece) pieces_[piece] = {stamp_of(lane), 0, kWritten};
+  for (uint32_t piece = span.begin; piece < span.end; ++piece) pieces_[piece] = {stamp_of(lane), 0, 0, kWritten};
 }
 
 }  // namespace raggedrt::emulator

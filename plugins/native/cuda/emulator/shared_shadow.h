@@ -46,26 +46,33 @@ class SharedShadow {
 
  private:
   struct Piece {
-    Stamp writer;
-    uint32_t readers;  // warps that have read since
+    Stamp writer;       // of the last plain write
+    uint32_t readers;   // warps that have read since
+    uint32_t atomics;   // warps that had atomics since
     uint8_t state;
   };
   struct Span {
     uint32_t begin;
     uint32_t end;
   };
+  // [pieces, warps]: epoch << 10 | several lanes << 5 | lane of a warp's last access of a kind
+  using Records = std::vector<uint32_t>;
+
   Span pieces(uint32_t offset, uint32_t bytes);
   void split(int granule);
-  void note_read(const Lane& lane, uint32_t piece, bool whole_warp);
+  void note(const Lane& lane, uint32_t piece, bool whole_warp, uint32_t& warps, Records& records);
+  bool check(const Lane& lane, uint32_t piece, uint32_t warps, const Records& records, Fault fault,
+             Conflict& conflict) const;
+  bool check_written(const Lane& lane, uint32_t piece, bool whole_warp, Conflict& conflict) const;
   bool check_write(const Lane& lane, uint32_t piece, Conflict& conflict) const;
-  bool check_readers(const Lane& lane, uint32_t piece, Conflict& conflict) const;
   template <bool kWholeWarp>
   bool check_read(const Lane& lane, Span span, Conflict& conflict);
 
   int granule_ = 2;
   int warps_ = 0;
   std::vector<Piece> pieces_;
-  std::vector<uint32_t> reads_;  // [pieces, warps]: epoch << 10 | several lanes << 5 | lane of the last read
+  Records reads_;    // valid for warps in `readers`
+  Records atomics_;  // valid for warps in `atomics`; empty until the first one
 };
 
 }  // namespace raggedrt::emulator
