@@ -1,9 +1,11 @@
-"""The CUDA driver through ctypes: the machine's own, or the emulated one."""
+"""The CUDA driver through ctypes, real or emulated: contexts, memory, streams. What a runtime would do around an op."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,74 +14,87 @@ from raggedrt.plugins.ops.arrays import Array
 
 REAL_DRIVER = "libcuda.so.1"
 MESSAGE_BYTES = 8192
+NON_BLOCKING = 1
+"""A stream that does not wait for the default one."""
 
 
 class DriverError(RuntimeError):
-    """A driver function failed."""
+    """A driver function did not return success."""
 
 
 class Driver:
-    """Memory and streams of device 0, whose primary context becomes current."""
+    """One driver library, with the primary context of device 0 current on the calling thread."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.library = ctypes.CDLL(str(path))
-        device, context = ctypes.c_int(), ctypes.c_void_p()
-        self("cuInit", 0)
-        self("cuDeviceGet", ctypes.byref(device), 0)
-        self("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self("cuCtxSetCurrent", context)
+        self.call("cuInit", 0)
+        self.make_current(0)
 
-    def __call__(self, name: str, *arguments: object) -> None:
+    def call(self, function: str, *arguments: object) -> None:
         """Call a function of the driver.
 
         Raises:
             DriverError: it fails.
         """
-        status = getattr(self.library, name)(*arguments)
-        if status != 0:
-            words = ctypes.c_char_p()
-            self.library.cuGetErrorString(status, ctypes.byref(words))
-            raise DriverError(f"{name} failed: {(words.value or b'').decode()} ({status})")
+        result = getattr(self.library, function)(*arguments)
+        if result != 0:
+            name = ctypes.c_char_p()
+            self.library.cuGetErrorName(result, ctypes.byref(name))
+            raise DriverError(f"{function}: {(name.value or str(result).encode()).decode()}")
+
+    def make_current(self, ordinal: int) -> None:
+        """Make the primary context of a device current on this thread."""
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        self.call("cuDeviceGet", ctypes.byref(device), ordinal)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self.call("cuCtxSetCurrent", context)
 
     def allocate(self, size: int) -> int:
-        """Address of device memory that holds nothing yet."""
+        """Address of new device memory of at least one byte."""
         address = ctypes.c_uint64()
-        self("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
+        self.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
         return address.value
 
     def free(self, address: int) -> None:
         """Give memory back."""
-        self("cuMemFree_v2", ctypes.c_uint64(address))
+        self.call("cuMemFree_v2", ctypes.c_uint64(address))
 
     def upload(self, address: int, array: Array) -> None:
         """Copy an array to the device."""
-        kept = np.ascontiguousarray(array)
-        self(
-            "cuMemcpyHtoD_v2", ctypes.c_uint64(address), ctypes.c_void_p(kept.ctypes.data), ctypes.c_size_t(kept.nbytes)
-        )
+        source = np.ascontiguousarray(array)
+        if source.nbytes:
+            pointer = ctypes.c_void_p(source.ctypes.data)
+            self.call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), pointer, ctypes.c_size_t(source.nbytes))
 
     def download(self, address: int, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> Array:
-        """A copy of device memory."""
-        array = np.empty(shape, dtype)
-        self(
-            "cuMemcpyDtoH_v2",
-            ctypes.c_void_p(array.ctypes.data),
-            ctypes.c_uint64(address),
-            ctypes.c_size_t(array.nbytes),
-        )
-        return array
+        """Copy an array from the device."""
+        target = np.empty(shape, dtype)
+        if target.nbytes:
+            pointer = ctypes.c_void_p(target.ctypes.data)
+            self.call("cuMemcpyDtoH_v2", pointer, ctypes.c_uint64(address), ctypes.c_size_t(target.nbytes))
+        return target
+
+    @contextmanager
+    def stream(self) -> Iterator[int]:
+        """A stream of its own."""
+        handle = ctypes.c_void_p()
+        self.call("cuStreamCreate", ctypes.byref(handle), NON_BLOCKING)
+        try:
+            yield handle.value or 0
+        finally:
+            self.call("cuStreamDestroy_v2", handle)
 
     def synchronize(self, stream: int = 0) -> None:
-        """Wait for what was launched on a stream."""
-        self("cuStreamSynchronize", ctypes.c_void_p(stream))
+        """Wait for everything on a stream."""
+        self.call("cuStreamSynchronize", ctypes.c_void_p(stream))
 
     def take_error(self) -> str:
-        """What else is known of the last failure."""
+        """What is known of the last kernel that failed, beyond the driver's word."""
         return ""
 
 
 class EmulatedDriver(Driver):
-    """The emulated driver, with kernels of one library; there is one in a process."""
+    """The emulated driver with its controls (cuda/emulator/driver.h); there is one in a process."""
 
     def __init__(self, path: Path, kernels: Path) -> None:
         os.environ["RAGGEDRT_EMULATED_KERNELS"] = str(kernels)  # read at the driver's first call
@@ -87,12 +102,13 @@ class EmulatedDriver(Driver):
         self.library.raggedrt_emulated_driver_allocated.restype = ctypes.c_size_t
 
     def seed(self, seed: int) -> None:
-        """How kernels and streams are scheduled from now on."""
+        """Schedules of kernels and streams from now on; 0: in order, at once."""
         self.library.raggedrt_emulated_driver_seed(ctypes.c_uint64(seed))
 
-    def fail(self, function: str, result: int, skipped: int = 0) -> None:
-        """Let a function fail once, after `skipped` calls that go well."""
-        self.library.raggedrt_emulated_driver_fail(function.encode(), skipped, result)
+    def fail(self, function: str | None, result: int = 0, *, skipped: int = 0) -> None:
+        """Let a function fail once, after `skipped` calls; None: no function any more."""
+        name = function.encode() if function else None
+        self.library.raggedrt_emulated_driver_fail(name, skipped, result)
 
     def calls(self, function: str) -> int:
         """How often a function was called."""
@@ -103,7 +119,7 @@ class EmulatedDriver(Driver):
         return int(self.library.raggedrt_emulated_driver_allocated())
 
     def take_error(self) -> str:
-        """What the emulator found wrong with the first kernel that failed."""
+        """What the emulator found wrong with the first kernel that failed; the error is gone then."""
         text = ctypes.create_string_buffer(MESSAGE_BYTES)
         self.library.raggedrt_emulated_driver_error(text, ctypes.c_size_t(MESSAGE_BYTES))
         return text.value.decode()
