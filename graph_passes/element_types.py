@@ -10,13 +10,15 @@ import onnx_ir as ir
 logger = logging.getLogger(__name__)
 
 CONTRIB = "com.microsoft"
-"""A domain whose float ops yield what they are given; enough for the ops that have a transfer rule."""
+_SAME_TYPE = """Attention BiasAdd BiasGelu BiasSplitGelu DynamicQuantizeMatMul FastGelu FusedGemm FusedMatMul Gelu
+GroupQueryAttention MatMulBnb4 MatMulNBits MultiHeadAttention QuickGelu RotaryEmbedding SkipLayerNormalization
+SkipSimplifiedLayerNormalization SparseAttention"""
+TYPED_BY = {**dict.fromkeys(_SAME_TYPE.split(), 0), "DequantizeLinear": 1, "QuantizeLinear": 2}
+"""By contrib op: the operand whose type the op yields."""
 UNLISTED = frozenset({"SimplifiedLayerNormalization"})
 """Ops of ONNX Runtime that stand in the default domain without a schema; likewise."""
 SUM_OUTPUT = 3
 """Of the fused normalisations: the sum that is normalised (the outputs in between are statistics)."""
-INTEGER_INPUTS = frozenset({"EmbedLayerNormalization"})
-"""Contrib ops for which it does not hold."""
 
 
 def infer_element_types(graph: ir.Graph) -> int:
@@ -38,8 +40,9 @@ def infer_element_types(graph: ir.Graph) -> int:
 
 def _types(node: ir.Node, imports: dict[str, int]) -> list[ir.DataType | None]:
     if node.domain == CONTRIB or node.op_type in UNLISTED:
-        first = node.inputs[0] if node.inputs else None
-        known = None if first is None or node.op_type in INTEGER_INPUTS else first.dtype
+        place = 0 if node.op_type in UNLISTED else TYPED_BY.get(node.op_type)
+        operand = node.inputs[place] if place is not None and place < len(node.inputs) else None
+        known = None if operand is None else operand.dtype
         return [known if number in (0, SUM_OUTPUT) else None for number in range(len(node.outputs))]
     if node.domain not in ("", "ai.onnx") or any(value is not None and value.dtype is None for value in node.inputs):
         return []

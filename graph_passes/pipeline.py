@@ -23,6 +23,7 @@ from raggedrt.graph_passes.impose import ModelLengths, SiteChoice, choices_by_si
 from raggedrt.graph_passes.lowering import MaskBook, SiteMask, why_not_lowered
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.pack import NO_MASK_INPUT, NO_MASK_REASON, PackingJob, pack
+from raggedrt.graph_passes.ragged_plan import plan_from_offsets
 from raggedrt.graph_passes.report import Refusal, RewriteReport
 from raggedrt.graph_passes.rotary import spell_out_rotary
 from raggedrt.graph_passes.sites.find import Understanding, understand
@@ -120,6 +121,8 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     ragged = packed and config.io == "ragged"
     report.inputs, report.outputs = io_roles(graph, understanding.analysis, original_outputs, ragged=ragged)
     if CAPABILITIES[config.target].plans_attention:
+        if ragged:
+            report.record("plan_from_offsets").matched = plan_from_offsets(graph, report.inputs)
         report.record("plan_attention").matched = plan_attention(graph)
     finish(model)
     report.nodes_after = len(list(graph))

@@ -14,6 +14,7 @@ from raggedrt.graph_passes.axes.elementwise import Elementwise
 from raggedrt.graph_passes.axes.fused import FusedAttention, StandardAttention
 from raggedrt.graph_passes.axes.lookup import ConstantOfShape, Expand, Gather, GatherElements, GatherND, Range, Tile
 from raggedrt.graph_passes.axes.products import Gemm, MatMul
+from raggedrt.graph_passes.axes.quantized import BlockQuantizedProduct, DynamicQuantize, Quantize, QuantizedProduct
 from raggedrt.graph_passes.axes.views import Flatten, Reshape, Squeeze, Transpose, Unsqueeze
 from raggedrt.graph_passes.axes.within import AlongAxis, Concat, Normalization, Reduction, Slice, Split, TopK
 
@@ -47,6 +48,11 @@ RULES: dict[tuple[str, str], Rule] = {
     ("", "GatherND"): GatherND(),
     ("", "Gemm"): Gemm(),
     ("", "MatMul"): MatMul(),
+    **{(domain, op): Quantize() for domain in ("", _CONTRIB) for op in ("QuantizeLinear", "DequantizeLinear")},
+    ("", "DynamicQuantizeLinear"): DynamicQuantize(),
+    ("", "MatMulInteger"): QuantizedProduct(),
+    (_CONTRIB, "DynamicQuantizeMatMul"): QuantizedProduct(dynamic=True),
+    (_CONTRIB, "MatMulNBits"): BlockQuantizedProduct(),
     ("", "Range"): Range(),
     ("", "Reshape"): Reshape(),
     ("", "Slice"): Slice(),

@@ -26,10 +26,10 @@ class Tape:
         self.nodes: list[ir.Node] = []
         self.constants: dict[Hashable, ir.Value] = {}
         self._names = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
-        self._names |= {value.name for value in graph.inputs}
+        self._names |= {value.name for value in graph.inputs} | {node.name for node in graph}
 
     def fresh_name(self, stem: str) -> str:
-        """A value name that the graph does not have yet."""
+        """A name that no value or node of the graph has yet."""
         stem = stem.removeprefix(PREFIX)
         name, number = f"{PREFIX}{stem}", 0
         while name in self._names:
@@ -70,7 +70,7 @@ class Tape:
         *,
         stem: str,
         dtype: ir.DataType | None = None,
-        shape: Sequence[int | str] | None = None,
+        shape: ir.Shape | Sequence[int | str] | None = None,
     ) -> ir.Value:
         """A standard op with one output."""
         attrs = ir.convenience.convert_attributes(attributes or {})

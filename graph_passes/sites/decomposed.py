@@ -49,6 +49,8 @@ _SCORE_OPS = (
     "Concat",
     "Transpose",
 )
+_QUANTISED = ("QuantizeLinear", "DequantizeLinear")
+IN_FLOATS = "quantise without the products of attention (nodes_to_exclude)"
 _MAX_DEPTH = 12
 SMALLEST_FACTOR = 1 / 32
 """Least factor on masked scores: the scale of heads of size 1024, with which -10000 still hides."""
@@ -99,7 +101,8 @@ def _refuse_detour(users: Sequence[Any]) -> None:
     """No plain product follows; where one is reached by a detour, the form is not known."""
     detour = next((usage.node for usage in users if _reaches_product(usage.node)), None)
     if detour is not None:
-        raise NotThisForm(EAGER, f"the attention weights pass through {detour.op_type}")
+        advice = f", which fused attention has no place for; {IN_FLOATS}" if detour.op_type in _QUANTISED else ""
+        raise NotThisForm(EAGER, f"the attention weights pass through {detour.op_type}{advice}")
 
 
 def _is_nan_guard(where: ir.Node, weights: ir.Value) -> bool:
@@ -109,11 +112,11 @@ def _is_nan_guard(where: ir.Node, weights: ir.Value) -> bool:
     return tests_weights and scalar(where.inputs[1]) == 0.0 and where.inputs[2] is weights
 
 
-def _reaches_product(node: ir.Node, depth: int = 4) -> bool:
+def _reaches_product(node: ir.Node, depth: int = 6) -> bool:
     """Whether a product with values follows shortly (the same question an outside observer would ask)."""
     if depth == 0 or not node.outputs:
         return False
-    between = (*_PASS_THROUGH, "Where", "Slice", "Reshape", "Mul", "Squeeze", "Unsqueeze")
+    between = (*_PASS_THROUGH, "Where", "Slice", "Reshape", "Mul", "Squeeze", "Unsqueeze", *_QUANTISED)
     if node.op_type not in between:
         return False
     return any(

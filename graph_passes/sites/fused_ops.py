@@ -261,6 +261,10 @@ UNKNOWN = {
     ("com.microsoft", "PackedMultiHeadAttention"): "it is packed already",
     ("com.microsoft", "PackedAttention"): "it is packed already",
     ("com.microsoft", "SparseAttention"): "SparseAttention with a key/value cache is not read yet",
+    ("com.microsoft", "QAttention"): "QAttention quantises its input itself; quantise weights alone (MatMulNBits)",
+    ("com.microsoft", "QLinearSoftmax"): (
+        "the attention weights are quantised; quantise without the products of attention (nodes_to_exclude)"
+    ),
     ("com.microsoft", "LongformerAttention"): "LongformerAttention is not read yet",
     ("com.microsoft", "DecoderMaskedMultiHeadAttention"): "a decoding step with a cache is not read yet",
 }

@@ -108,6 +108,28 @@ def _fused_gemm(g: Attended) -> ir.Value:
     return g.op.Reshape(product, g.op.Concat(g.op.Shape(g.x, start=0, end=2), g.ints([4]), axis=0))
 
 
+def _rounded(g: Attended, domain: str = "", *, per_feature: bool = False) -> ir.Value:
+    """To eight bits and back, with one scale or one per feature."""
+    shape = (WIDTH,) if per_feature else ()
+    scale = g.constant(np.full(shape, 0.05), np.float32)
+    zero = g.constant(np.full(shape, 3), np.int8)
+    attributes = {"axis": 2} if per_feature else {}
+    coarse = g.op.op("QuantizeLinear", [g.y, scale, zero], attributes, domain=domain)
+    return g.op.op("DequantizeLinear", [coarse, scale, zero], attributes, domain=domain)
+
+
+def _integer_product(g: Attended) -> ir.Value:
+    coarse = g.op.QuantizeLinear(g.y, g.number(0.05), g.constant(128, np.uint8))
+    weight = g.constant(np.arange(WIDTH * 4).reshape(WIDTH, 4) % 7 - 3, np.int8)
+    return g.op.Cast(g.op.MatMulInteger(coarse, weight, g.constant(128, np.uint8)), to=ir.DataType.FLOAT)
+
+
+def _four_bits(g: Attended) -> ir.Value:
+    packed = g.constant(np.arange(6 * 8).reshape(6, 1, 8) * 5 % 256, np.uint8)
+    scales = g.constant(np.linspace(0.01, 0.1, 6), np.float32)
+    return g.contrib("MatMulNBits", [g.y, packed, scales], K=WIDTH, N=6, bits=4, block_size=16)[0]
+
+
 def _expanded(g: Attended) -> ir.Value:
     """A row of numbers repeated for every slot."""
     return g.op.Add(g.y, g.op.Expand(g.weight(1, 1, WIDTH), g.op.Shape(g.x)))
@@ -204,6 +226,12 @@ CASES: dict[tuple[str, str], Build] = {
     ("", "Not"): lambda g: _as_float(g, g.op.Not(_truth(g))),
     ("", "PRelu"): lambda g: g.op.PRelu(g.y, g.weight(WIDTH)),
     ("", "Pow"): lambda g: g.op.Pow(_above_one(g), g.number(1.5)),
+    ("", "QuantizeLinear"): lambda g: _rounded(g, per_feature=True),
+    ("", "DequantizeLinear"): _rounded,
+    (CONTRIB, "QuantizeLinear"): lambda g: _rounded(g, CONTRIB),
+    (CONTRIB, "DequantizeLinear"): lambda g: _rounded(g, CONTRIB, per_feature=True),
+    ("", "MatMulInteger"): _integer_product,
+    (CONTRIB, "MatMulNBits"): _four_bits,
     ("", "Range"): _positions,
     ("", "Reshape"): _reshaped,
     ("", "SimplifiedLayerNormalization"): lambda g: g.op.SimplifiedLayerNormalization(g.y, g.weight(WIDTH), axis=-1),
@@ -237,6 +265,8 @@ ONLY_REFUSED = {
     (CONTRIB, "GroupQueryAttention"): "its key/value cache is not read, so no graph with it is packed",
     ("", "Conv"): "it needs zeros at padded slots: tests/graph_passes/packing/test_layouts.py",
     ("", "ConstantOfShape"): "it has no tokens: likewise",
+    ("", "DynamicQuantizeLinear"): "its scale is that of the whole batch",
+    (CONTRIB, "DynamicQuantizeMatMul"): "its scale is that of the whole batch",
 }
 """Rows that only keep the analysis going, with the reason."""
 ALONG_TOKENS: dict[tuple[str, str], tuple[Build, str]] = {
@@ -271,6 +301,14 @@ ALONG_TOKENS: dict[tuple[str, str], tuple[Build, str]] = {
     ("", "Slice"): (lambda g: g.op.Slice(g.y, g.ints([1]), g.ints([3]), g.ints([1])), "Slice reads padded slots"),
     ("", "Split"): (
         lambda g: g.op.op_multi_out("Split", [g.y], {"axis": 1, "num_outputs": 2}, num_outputs=2)[0], "Split"),
+    ("", "DynamicQuantizeLinear"): (
+        lambda g: g.op.op_multi_out("DynamicQuantizeLinear", [g.y], num_outputs=3)[0], "scale from the whole batch"),
+    (CONTRIB, "DynamicQuantizeMatMul"): (
+        lambda g: g.contrib("DynamicQuantizeMatMul", [
+            g.y, g.constant(np.ones((WIDTH, 4)), np.int8), g.number(0.1)])[0], "scale from the whole batch"),
+    ("", "QuantizeLinear"): (
+        lambda g: g.op.QuantizeLinear(g.y, g.op.Clip(g.reduce("ReduceMax", g.y, [2], keepdims=False), g.number(1.0)),
+            axis=1), "is computed"),
     ("", "Flatten"): (lambda g: g.op.Flatten(g.y, axis=1), "cannot be laid out"),
     ("", "Reshape"): (lambda g: g.op.Reshape(g.y, g.ints([0, -1, 4])), "cannot be laid out"),
 }  # fmt: skip
