@@ -173,8 +173,9 @@ def run_attention(
 def merge(parts: Array, lse: Array, inputs: Mapping[str, Array]) -> tuple[Array, Array]:
     """Output [Tq, N*H] and lse [N, Tq] of splits [parts, …]; rows of no sequence are not written by any."""
     used = int(inputs["cu_seqlens_q"][-1])
+    parts, lse = parts.copy(), lse.copy()
+    parts[:, used:], lse[..., used:] = 0, -np.inf  # poison: no kernel writes there
     parts, lse = parts.astype(np.float64), lse.astype(np.float64)
-    lse[..., used:] = -np.inf
     sinks = (
         inputs["head_sink"].astype(np.float64)[:, None] if "head_sink" in inputs else np.full(lse.shape[1:], -np.inf)
     )

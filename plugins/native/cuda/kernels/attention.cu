@@ -130,7 +130,7 @@ class ItemAttention {
 
   RAGGEDRT_DEVICE void attend_masked(const MaskRules& rules, const WarpRows& rows, const ScoreTables& tables,
                                      const Stage& stage) {
-    const TileVisit visit = visit_tile(params_, rules, rows.reach, stage);
+    const TileVisit visit = visit_tile(params_, rules, rows.reach(), stage);
     if (visit.groups == 0) return;
     const float factor = kModified ? 1.0f : params_.scale * kLog2E;
     const auto change = [&](Scores& scores) {

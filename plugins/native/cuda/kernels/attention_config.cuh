@@ -72,6 +72,10 @@ RAGGEDRT_DEVICE int* next_item_slot() { return reinterpret_cast<int*>(shared_mem
 RAGGEDRT_DEVICE int uniform(int value) { return shuffle(value, 0); }
 RAGGEDRT_DEVICE int uniform_warp_index() { return uniform(warp_index()); }
 
+// The value, but the compiler cannot know: what follows from it is computed here, not once before a loop and then kept in
+// registers that the loop has no room for.
+RAGGEDRT_DEVICE int recomputed(int value) { return shuffle(value, lane_index()); }
+
 // One stage of shared memory.
 struct Stage {
   char* keys;
@@ -108,8 +112,7 @@ struct Item {
   int first_key;    // token of key 0
   int keys;         // of the sequence
   int shift;        // of the position of a query without positions
-  int lane;         // lane_index(), but the compiler cannot know that it is the same for every item: what follows from
-                    // it is computed where it is used, and takes no registers for as long as the block lives
+  int lane;         // lane_index(), recomputed for every item
 };
 
 RAGGEDRT_DEVICE Item make_item(const AttentionParams& params, int number) {
@@ -129,7 +132,7 @@ RAGGEDRT_DEVICE Item make_item(const AttentionParams& params, int number) {
   item.keys = load_global_readonly(params.cu_seqlens_k + item.sequence + 1) - item.first_key;
   const int queries = load_global_readonly(params.cu_seqlens_q + item.sequence + 1) - queries_begin;
   const bool at_the_end = params.causal != 0 && params.positions_q == nullptr && params.positions_k == nullptr;
-  item.lane = shuffle(lane_index(), lane_index());
+  item.lane = recomputed(lane_index());
   item.shift = at_the_end ? item.keys - queries : 0;
   return item;
 }

@@ -50,90 +50,108 @@ RAGGEDRT_DEVICE int floor_modulo(int value, int divisor) {
   return rest < 0 ? rest + divisor : rest;
 }
 
-// What one query row may see. No position below 0 is ever visible, so no bound lies there.
-struct RowMask {
-  int position;
-  int low;      // positions inside the window
+// Positions that a query at `position` may see; none below 0, which no mask shows.
+struct RowReach {
+  int low;
   int high;
-  int causal;   // the last position that any mask allows
-  int residue;  // of the positions that dilation leaves, -1: all
-  int byte;     // where the row's bits begin in each bitmap
+
+  RAGGEDRT_DEVICE RowReach(const MaskRules& rules, int position, bool exempt) {
+    low = exempt ? 0 : maximum(0, position - rules.left);
+    high = minimum(rules.causal ? position : kFarthest, exempt ? kFarthest : position + rules.right);
+  }
 };
 
-// `row` may be past the last row of the item: such a row sees nothing.
-RAGGEDRT_DEVICE RowMask row_mask(const AttentionParams& params, const MaskRules& rules, const Item& item, int row) {
-  if (row >= item.rows) return {0, kFarthest, kNearest, kNearest, -1, 0};
-  RowMask mask;
-  mask.position = query_position(params, item, row);
-  const bool exempt = rules.exempting && is_global(params, mask.position);
-  mask.causal = rules.causal ? mask.position : kFarthest;
-  mask.low = exempt ? 0 : maximum(0, mask.position - rules.left);
-  mask.high = minimum(mask.causal, exempt ? kFarthest : mask.position + rules.right);
-  mask.residue = rules.dilated && !exempt ? floor_modulo(mask.position, params.mask.dilation) : -1;
-  mask.byte = 0;
-  if constexpr (kByTiles) {
-    const int size = params.tiles.block_size;
-    mask.byte = floor_modulo(mask.position, size) * (size / 8);
-  }
-  return mask;
-}
-
-// What a set of rows may see, by position: outside of `any` none of them sees a key that is not global, inside of
-// `all` every one sees every key, dilation aside. Past `causal` none sees anything.
+// What a set of rows may see. Outside of `any` none of them sees a key that is not global, inside of `all` every one
+// sees every key, dilation aside; past `causal` none sees anything. What a row reaches grows with its position, so that
+// the lowest and the highest position tell.
 struct Reach {
-  int any_low = kFarthest;
-  int any_high = kNearest;
-  int all_low = kNearest;
-  int all_high = kFarthest;
-  int causal = kNearest;
+  int any_low;
+  int any_high;
+  int all_low;
+  int all_high;
+  int causal;
 
-  RAGGEDRT_DEVICE void add(const RowMask& row) {
-    if (row.causal == kNearest) return;  // past the last row
-    any_low = minimum(any_low, row.low);
-    any_high = maximum(any_high, row.high);
-    all_low = maximum(all_low, row.low);
-    all_high = minimum(all_high, row.high);
-    causal = maximum(causal, row.causal);
-  }
-  // Over the lanes whose numbers differ in the bits from `from` on.
-  RAGGEDRT_DEVICE void join(int from) {
-    for (int bit = from; bit < 32; bit *= 2) {
-      any_low = minimum(any_low, shuffle_xor(any_low, bit));
-      any_high = maximum(any_high, shuffle_xor(any_high, bit));
-      all_low = maximum(all_low, shuffle_xor(all_low, bit));
-      all_high = minimum(all_high, shuffle_xor(all_high, bit));
-      causal = maximum(causal, shuffle_xor(causal, bit));
-    }
+  // exempt: some row is free of window and dilation.
+  RAGGEDRT_DEVICE Reach(const MaskRules& rules, int lowest, int highest, bool exempt) {
+    const RowReach first(rules, lowest, false);
+    const RowReach last(rules, highest, false);
+    causal = rules.causal ? highest : kFarthest;
+    any_low = exempt ? 0 : first.low;
+    any_high = exempt ? causal : last.high;
+    all_low = last.low;
+    all_high = first.high;
   }
   RAGGEDRT_DEVICE bool may_see(int lowest, int highest) const { return lowest <= any_high && highest >= any_low; }
   RAGGEDRT_DEVICE bool sees_all(int lowest, int highest) const { return lowest >= all_low && highest <= all_high; }
 };
 
+// Lowest and highest of the rows' positions, and whether a row is exempt, over the lanes whose numbers differ in the
+// bits from `from` on.
+class RowRange {
+ public:
+  RAGGEDRT_DEVICE void add(int position, bool exempt) {
+    lowest_ = minimum(lowest_, position);
+    highest_ = maximum(highest_, position);
+    exempt_ = exempt_ || exempt;
+  }
+  RAGGEDRT_DEVICE Reach reach(const MaskRules& rules, int from) {
+    for (int bit = from; bit < 32; bit *= 2) {
+      lowest_ = minimum(lowest_, shuffle_xor(lowest_, bit));
+      highest_ = maximum(highest_, shuffle_xor(highest_, bit));
+    }
+    return Reach(rules, lowest_, highest_, ballot(exempt_) != 0);
+  }
+
+ private:
+  int lowest_ = kFarthest;
+  int highest_ = kNearest;
+  bool exempt_ = false;
+};
+
 // Of the whole query tile; every warp computes it for itself, so that no barrier is needed.
 RAGGEDRT_DEVICE Reach tile_reach(const AttentionParams& params, const MaskRules& rules, const Item& item) {
-  Reach reach;
-  for (int row = lane_index(); row < kRows; row += 32) reach.add(row_mask(params, rules, item, row));
-  reach.join(1);
-  return reach;
+  RowRange range;
+  for (int row = item.lane; row < item.rows; row += 32) {
+    const int position = query_position(params, item, row);
+    range.add(position, rules.exempting && is_global(params, position));
+  }
+  return range.reach(rules, 1);
 }
 
-// The rows of one thread, and the reach of its warp's rows.
-struct WarpRows {
-  RowMask row[kRowBlocks][2];
-  Reach reach;
+// The rows of one thread, and the reach of its warp's rows. Little is kept of each row: registers are few, and what
+// follows from its position is needed only where a tile is seen in part.
+class WarpRows {
+ public:
+  RAGGEDRT_DEVICE WarpRows(const AttentionParams& params, const MaskRules& rules, const Item& item)
+      : reach_(read(params, rules, item)) {}
 
-  RAGGEDRT_DEVICE WarpRows(const AttentionParams& params, const MaskRules& rules, const Item& item) {
+  RAGGEDRT_DEVICE const Reach& reach() const { return reach_; }
+  RAGGEDRT_DEVICE int position(int block, int half) const { return position_[block][half]; }
+  RAGGEDRT_DEVICE bool exempt(int block, int half) const { return (exempt_ >> (2 * block + half) & 1) != 0; }
+
+ private:
+  // Rows past the last of the item stand at 0; what they see is not written.
+  RAGGEDRT_DEVICE Reach read(const AttentionParams& params, const MaskRules& rules, const Item& item) {
+    RowRange range;
     RAGGEDRT_UNROLL
     for (int block = 0; block < kRowBlocks; ++block) {
       RAGGEDRT_UNROLL
       for (int half = 0; half < 2; ++half) {
-        const int number = warp_index() * kWarpRows + block * 16 + half * 8 + lane_index() / 4;
-        row[block][half] = row_mask(params, rules, item, number);
-        reach.add(row[block][half]);
+        const int row = warp_index() * kWarpRows + block * 16 + half * 8 + item.lane / 4;
+        const bool valid = row < item.rows;
+        const int position = valid ? query_position(params, item, row) : 0;
+        const bool exempt = valid && rules.exempting && is_global(params, position);
+        if (valid) range.add(position, exempt);
+        position_[block][half] = position;
+        exempt_ |= exempt ? 1u << (2 * block + half) : 0u;
       }
     }
-    reach.join(4);
+    return range.reach(rules, 4);
   }
+
+  int position_[kRowBlocks][2];
+  unsigned exempt_ = 0;
+  Reach reach_;
 };
 
 }  // namespace

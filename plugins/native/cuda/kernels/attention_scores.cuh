@@ -93,7 +93,7 @@ RAGGEDRT_DEVICE void modify(const ScoreTables& tables, const Item& item, const W
       for (int i = 0; i < 4; ++i) {
         const int number = warp_index() * kWarpRows + block * 16 + i / 2 * 8 + lane_index() / 4;
         float& score = scores.value[block][block8][i];
-        score = tables.apply(score, minimum(number, item.rows - 1), rows.row[block][i / 2].position,
+        score = tables.apply(score, minimum(number, item.rows - 1), rows.position(block, i / 2),
                              static_cast<int>(indices.word[i % 2]), static_cast<int>(positions.word[i % 2]));
       }
     }
