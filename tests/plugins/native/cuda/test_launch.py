@@ -56,6 +56,26 @@ TENSOR_CORE_CASES = [
 ]
 
 
+def _split(name: str, extra: tuple[str, ...] = (), *, tiles: bool = False, **attributes: int) -> Case:
+    """Few short queries with long keys, which the launcher splits; one sequence without a key."""
+    problem = Problem(
+        lengths=(1, 3, 2), lengths_k=(1100, 300, 0), heads=2, kv_heads=1, head_size=32, extra=extra,
+        tiles=(3, 1) if tiles else (0, 0),
+    )  # fmt: skip
+    options = {"num_heads": 2, "kv_num_heads": 1, **({"block_size": 8} if tiles else {}), **attributes}
+    return Case(f"split_{name}", Group.CORNER, problem, options, ("lse",))
+
+
+SPLIT_CASES = [
+    _split("dense"),
+    _split("causal", causal=1),
+    _split("window", causal=1, window_left=700),
+    _split("sink", ("head_sink",)),
+    _split("alibi", ("alibi_slopes",)),
+    _split("tiles", tiles=True),
+]
+
+
 def check(
     launcher: Launcher, driver: Driver, op: str, case: Case, element: ElementType, *, plan: bool = False,
     tolerance: Tolerance | None = None,
@@ -94,6 +114,44 @@ def test_attention_by_rows_emulated(case: Case, element: ElementType) -> None:
 def test_attention_by_tiles_emulated(case: Case, plan: bool) -> None:
     check(
         emulated_launcher(), emulated_driver(), "RaggedAttention", case, ElementType.FLOAT16, plan=plan,
+        tolerance=TENSOR_CORE_TOLERANCE,
+    )  # fmt: skip
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("plan", [False, True], ids=["alone", "planned"])
+@pytest.mark.parametrize("case", SPLIT_CASES, ids=[case.name for case in SPLIT_CASES])
+def test_split_attention_emulated(case: Case, plan: bool) -> None:
+    driver = emulated_driver()
+    before = driver.calls("cuLaunchKernel")
+    check(
+        emulated_launcher(), driver, "RaggedAttention", case, ElementType.FLOAT16, plan=plan,
+        tolerance=TENSOR_CORE_TOLERANCE,
+    )  # fmt: skip
+    assert driver.calls("cuLaunchKernel") - before == len(("work_list", "attention", "combine_splits")) + plan
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("case", [*SPLIT_CASES[:2], *TENSOR_CORE_CASES[1:6]], ids=lambda case: case.name)
+def test_schedules_of_lanes_and_blocks_change_nothing(case: Case, seed: int) -> None:
+    driver = emulated_driver()
+    driver.seed(seed)
+    try:
+        check(
+            emulated_launcher(), driver, "RaggedAttention", case, ElementType.FLOAT16, plan=seed == 1,
+            tolerance=TENSOR_CORE_TOLERANCE,
+        )  # fmt: skip
+    finally:
+        driver.seed(0)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("plan", [False, True], ids=["alone", "planned"])
+@pytest.mark.parametrize("case", SPLIT_CASES, ids=[case.name for case in SPLIT_CASES])
+def test_split_attention_on_a_device(case: Case, plan: bool) -> None:
+    check(
+        device_launcher(), device_driver(), "RaggedAttention", case, ElementType.FLOAT16, plan=plan,
         tolerance=TENSOR_CORE_TOLERANCE,
     )  # fmt: skip
 
