@@ -108,5 +108,5 @@ def _wide_attribute(attribute: ir.Attr) -> ir.Attr:
     return ir.AttrInt64(attribute.name, WIDE)
 
 
-def _wide_tensor(tensor: ir.TensorProtocol) -> ir.Tensor:
+def _wide_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     return ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raggedrt.errors import NumericsError
@@ -149,7 +149,7 @@ def compare(
 
 
 def _case_errors(
-    output: str, results: list[tuple[Case, Arrays, Arrays]], tolerance: Tolerance | None
+    output: str, results: Sequence[tuple[Case, Arrays, Arrays]], tolerance: Tolerance | None
 ) -> Iterator[OutputError]:
     """The worst error of one output in each case; that it is per token shows over all cases together."""
     per_token = all(want[output].shape[:2] == case.valid.shape for case, want, _ in results)

@@ -39,7 +39,7 @@ def model_summary(proto: onnx.ModelProto) -> dict[str, Any]:
         `op_types` (nodes by op, those of functions and subgraphs included), `without_rule` (those of the main graph
         that packing has no transfer rule for), `weights` (`tensors`, `bytes`, `dtypes`, `external_bytes`).
     """
-    scopes = [proto.graph, *proto.functions]
+    scopes: list[onnx.GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
     names = collections.Counter(_op_name(node) for scope in scopes for node in _nodes(scope, 0))
     local = {(function.domain, function.name) for function in proto.functions}
     unruled = collections.Counter(

@@ -82,10 +82,10 @@ def tensorrt_version(headers: pathlib.Path) -> tuple[int, int]:
     text = (
         (headers / "NvInferVersion.h").read_text(errors="replace") if (headers / "NvInferVersion.h").is_file() else ""
     )
-    defines = dict(re.findall(r"#define\s+(\w+)\s+(\w+)", text))
+    defines: dict[str, str] = dict(re.findall(r"#define\s+(\w+)\s+(\w+)", text))
 
     def number(name: str) -> int:
-        value = defines.get(name, "")
+        value: str = defines.get(name, "")
         value = defines.get(value, value)
         if not value.isdigit():
             raise TargetError(f"{headers}: NvInferVersion.h does not tell {name}; set TENSORRT_ROOT to a TensorRT SDK")

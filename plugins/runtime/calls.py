@@ -60,10 +60,11 @@ class Caller:
                 tensors = self._bound(arrays, self._place.device if on_device else "cpu")
             else:
                 run = self._session.run
+                plain = {name: value for name, value in arrays.items() if not isinstance(value, DeviceTensor)}
                 values = (
-                    run_with_values(self._session, self._outputs, dict(arrays))
+                    run_with_values(self._session, self._outputs, plain)
                     if self._beyond_numpy
-                    else run(self._outputs, dict(arrays))
+                    else run(self._outputs, plain)
                 )
                 return dict(zip(self._outputs, values, strict=True))
         found = tensors if on_device else [tensor.numpy() for tensor in tensors]

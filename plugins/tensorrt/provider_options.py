@@ -40,7 +40,7 @@ def tensorrt_options(
     """
     options = _shapes(profiles, "trt_profile_{}_shapes")
     if plugin_libraries:
-        options["trt_extra_plugin_lib_paths"] = ";".join(map(os.fspath, plugin_libraries))
+        options["trt_extra_plugin_lib_paths"] = ";".join(str(library) for library in plugin_libraries)
     if cache is not None:
         options |= {
             "trt_engine_cache_enable": "1",

@@ -10,9 +10,9 @@ def share_dims(graph: ir.Graph) -> int:
     """Let single dimensions be read from the inputs that have them, static ones be constants; returns how many."""
     owners: dict[str, tuple[ir.Value, int]] = {}
     for value in graph.inputs:
-        for axis, dim in enumerate(value.shape or ()):
-            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-                owners.setdefault(dim.value, (value, axis))
+        for axis, owned in enumerate(value.shape or ()):
+            if isinstance(owned, ir.SymbolicDim) and owned.value is not None:
+                owners.setdefault(owned.value, (value, axis))
     reads = {node: dim for node in graph if (dim := _single_dim(node)) is not None}
     found = {node: dim for node, dim in reads.items() if isinstance(dim, int) or dim in owners}
     shared = {dim: _constant(dim) if isinstance(dim, int) else _shape(*owners[dim]) for dim in found.values()}
