@@ -14,7 +14,9 @@ from raggedrt.plugins.kernel_packs.variants import Variant as PackVariant
 from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Array, Attributes
 
 INT, POINTER = ctypes.c_int, ctypes.c_void_p
-WORK_HEADER, KEY_TILE = 4, 64
+KEY_TILE = 64
+LIST_ROWS = 64
+"""Most query rows of an item; kernels with larger tiles join items."""
 MAX_GLOBAL_TOKENS = 128
 DESCRIBE_KEYS = Variant("describe_keys.cu", "describe_keys")
 
@@ -146,7 +148,7 @@ def run_attention(
     """Attention by one variant, as the launcher would launch it."""
     memory = KernelMemory()
     params = attention_params(memory, inputs, attributes, lse=lse)
-    items = work_items(inputs, attributes, variant.query_rows)
+    items = work_items(inputs, attributes, min(variant.query_rows, LIST_ROWS))
     np.random.default_rng(how.seed).shuffle(items)
     splits = [(*item, split) for item in items for split in range(how.splits)]
     words = np.array([len(splits), 0, 0, 0, *np.reshape(splits, -1)], np.int32)

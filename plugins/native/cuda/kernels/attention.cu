@@ -172,14 +172,16 @@ RAGGEDRT_DEVICE void attention(const AttentionParams& params) {
   clear_unused_rows(params);
   const int items = load_global_readonly(params.work_list) * params.num_heads;
   const int grid = grid_size_x();
-  for (int number = block_index_x(); number < items;) {
+  const bool counted = params.work_counter != nullptr;
+  int turn = 0;
+  for (int number = block_index_x(); number < items; ++turn) {
     int next = number + grid;
-    if (params.work_counter != nullptr && thread_index() == 0) next = grid + atomic_add_global(params.work_counter, 1);
+    if (counted && thread_index() == 0) next = grid + atomic_add_global(params.work_counter, 1);
     const Item item = make_item(params, number);
-    ItemAttention(params, item).run();
-    if (params.work_counter != nullptr && thread_index() == 0) store_shared(next_item_slot(), next);
+    if (item.rows > 0) ItemAttention(params, item).run();
+    if (counted && thread_index() == 0) store_shared(next_item_slot(turn), next);
     sync_block();  // all are done with shared memory
-    number = uniform(params.work_counter != nullptr ? load_shared(next_item_slot()) : next);
+    number = uniform(counted ? load_shared(next_item_slot(turn)) : next);
   }
 }
 

@@ -49,6 +49,11 @@ static_assert(kKeys == 32 || kKeys == 64, "a key tile is half or all of what a K
 static_assert(kByPosition || !kModified, "score terms need positions");
 static_assert(kStages >= 2, "a tile is copied while another is in use");
 
+// A work list has items of at most so many rows. Kernels with more take an item together with those that follow it in
+// its sequence, which is only possible where items begin at multiples of their size.
+constexpr int kListRows = 64;
+static_assert(kRows <= kListRows || !kByTiles, "with a tile list items begin anywhere");
+
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 constexpr int kNearest = -(1 << 30);  // before and past every position
@@ -66,7 +71,10 @@ constexpr int kQueryOffset = kStages * kStageBytes;
 constexpr int kNextOffset = kQueryOffset + kQueryBytes;
 constexpr int kSharedBytes = kNextOffset + 128;
 
-RAGGEDRT_DEVICE int* next_item_slot() { return reinterpret_cast<int*>(shared_memory() + kNextOffset); }
+// Used in turns: a block may go on to store the item after the next while some of its threads still read the next.
+RAGGEDRT_DEVICE int* next_item_slot(int turn) {
+  return reinterpret_cast<int*>(shared_memory() + kNextOffset) + turn % 2;
+}
 
 // The same in all lanes of a warp, and the compiler knows: branches on it need no care for lanes that go the other way.
 RAGGEDRT_DEVICE int uniform(int value) { return shuffle(value, 0); }
@@ -108,7 +116,7 @@ struct Item {
   int split;
   int query_index;  // of row 0, within the sequence
   int first_query;  // token of row 0
-  int rows;
+  int rows;         // 0: they are part of the item before in the sequence
   int first_key;    // token of key 0
   int keys;         // of the sequence
   int shift;        // of the position of a query without positions
@@ -131,6 +139,9 @@ RAGGEDRT_DEVICE Item make_item(const AttentionParams& params, int number) {
   item.first_key = load_global_readonly(params.cu_seqlens_k + item.sequence);
   item.keys = load_global_readonly(params.cu_seqlens_k + item.sequence + 1) - item.first_key;
   const int queries = load_global_readonly(params.cu_seqlens_q + item.sequence + 1) - queries_begin;
+  if constexpr (kRows > kListRows) {
+    item.rows = item.query_index % kRows == 0 ? minimum(kRows, queries - item.query_index) : 0;
+  }
   const bool at_the_end = params.causal != 0 && params.positions_q == nullptr && params.positions_k == nullptr;
   item.lane = recomputed(lane_index());
   item.shift = at_the_end ? item.keys - queries : 0;

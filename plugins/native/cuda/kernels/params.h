@@ -13,7 +13,7 @@ namespace cuda {
 struct WorkItem {
   int sequence;
   int first_query;  // within the sequence
-  int rows;         // at most the rows of a kernel's query tile; with a tile list all of one tile row; 0: unused item
+  int rows;         // at most 64; with a tile list all of one tile row; 0: unused item
   int split;        // which part of the keys: 0 … splits - 1
 };
 

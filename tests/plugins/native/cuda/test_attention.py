@@ -28,6 +28,8 @@ TILES = {
     "16_rows_of_32_keys": {"warps": 4, "row_blocks": 1, "key_tile": 32, "stages": 2},
     "32_rows": {"warps": 2, "row_blocks": 2, "key_tile": 64, "stages": 2},
     "32_rows_of_32_keys": {"warps": 2, "row_blocks": 2, "key_tile": 32, "stages": 2},
+    "128_rows": {"warps": 4, "row_blocks": 2, "key_tile": 64, "stages": 2},
+    "128_rows_of_32_keys": {"warps": 4, "row_blocks": 2, "key_tile": 32, "stages": 2},
     "one_warp": {"warps": 1, "row_blocks": 1, "key_tile": 64, "stages": 3},
 }
 # What is run beyond head size 32: every size with warps of 16 and of 32 rows, every class of masks and scores in some.
@@ -38,6 +40,7 @@ SIZES = [
     (96, HALF, "16_rows", ("blocks_64", "blocks_8_holes")), (96, BFLOAT16, "32_rows_of_32_keys", DENSE),
     (128, BFLOAT16, "16_rows", MASKED), (128, HALF, "32_rows_of_32_keys", DENSE),
     (128, HALF, "16_rows_of_32_keys", ("blocks_16_left", "sink_bias_blocks")),
+    (32, HALF, "128_rows", (*DENSE, *MASKED)), (128, BFLOAT16, "128_rows_of_32_keys", DENSE),
     (32, BFLOAT16, "16_rows", (*DENSE, *MASKED)), (64, HALF, "one_warp", ("blocks_8", "blocks_16_holes")),
 ]  # fmt: skip
 
@@ -162,6 +165,8 @@ def test_one_block_or_many_compute_the_same_bits() -> None:
 @pytest.mark.parametrize("tile", TILES)
 def test_everything_in_every_way(tile: str, seed: int) -> None:
     for case in around_tiles(32):
+        if tile.startswith("128") and "block_size" in case.attributes:
+            continue  # such a tile joins items, which a tile list keeps apart
         check(case, BFLOAT16 if seed == 1 else HALF, tile, How(seed + 10, splits=1 + 2 * (seed == 2)))
 
 
