@@ -13,14 +13,14 @@ def share_dims(graph: ir.Graph) -> int:
         for axis, owned in enumerate(value.shape or ()):
             if isinstance(owned, ir.SymbolicDim) and owned.value is not None:
                 owners.setdefault(owned.value, (value, axis))
-    reads = {node: dim for node in graph if (dim := _single_dim(node)) is not None}
-    found = {node: dim for node, dim in reads.items() if isinstance(dim, int) or dim in owners}
-    shared = {dim: _constant(dim) if isinstance(dim, int) else _shape(*owners[dim]) for dim in found.values()}
+    reads = {node: size for node in graph if (size := _single_dim(node)) is not None}
+    found = {node: size for node, size in reads.items() if isinstance(size, int) or size in owners}
+    shared = {size: _constant(size) if isinstance(size, int) else _shape(*owners[size]) for size in found.values()}
     for size, made in shared.items():
         made.outputs[0].name = f"dim_{size}"
         graph.insert_before(graph[0], made)
-    for node, dim in found.items():
-        ir.convenience.replace_all_uses_with(node.outputs[0], shared[dim].outputs[0])
+    for node, size in found.items():
+        ir.convenience.replace_all_uses_with(node.outputs[0], shared[size].outputs[0])
         graph.remove(node, safe=True)
     return len(found)
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -242,6 +243,21 @@ def test_an_interrupted_build_leaves_nothing(ragged_onnx: pathlib.Path, tmp_path
     assert process.wait(60) == 130, lines
     assert not list(tmp_path.iterdir())
     assert not _workers(process.pid)
+
+
+def test_a_build_without_enough_memory_says_so_and_leaves_nothing(
+    ragged_onnx: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    limit = 600 * 2**20  # address space that starts the builder and does not build
+
+    def less() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    command = [sys.executable, "-m", "raggedrt", "build", str(ragged_onnx), "-o", str(tmp_path / "x.plan")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, preexec_fn=less, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "out of memory" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def _workers(parent: int) -> list[str]:
