@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${RAGGEDRT_VENV:-.venv}"
 python="$venv/bin/python"
-extras='.[cpu,hf,dev]'
+extras='.[cpu,hf,dev,cuda-build]'
 
 step() { printf '\n==> %s\n' "$*"; }
 note() { printf '    %s\n' "$*"; }
@@ -78,7 +78,7 @@ install_compiler() {
 }
 
 install_project() {
-  step "RaggedRT with its extras (cpu, hf, dev)"
+  step "RaggedRT with its extras (cpu, hf, dev; cuda-build, which is NVRTC, 75 MB)"
   local stamp="$venv/.raggedrt-installed" now
   now=$({ cat pyproject.toml; pwd; } | sha256sum)
   if [ "$(cat "$stamp" 2>/dev/null)" = "$now" ]; then note "already there"; return; fi
