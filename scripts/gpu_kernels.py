@@ -36,16 +36,24 @@ class Kernels:
         folder = pathlib.Path(self._folder.name)
         self.launcher = Launcher(folder, "libcuda.so.1", folder)
 
+    def empty(self, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Device memory."""
+        return torch.empty(count, dtype=dtype, device="cuda")
+
+    def stream(self) -> int:
+        """What calls are enqueued on."""
+        return int(torch.cuda.current_stream().cuda_stream)
+
     def prepared(self, op: str, call: ctypes.Structure, *kept: object) -> Callable[[], None]:
         """A function that enqueues a call."""
         wanted = self.launcher.workspace_bytes(op, call)
-        workspace = torch.empty(max(wanted, 1), dtype=torch.uint8, device="cuda")
+        workspace = self.empty(max(wanted, 1), torch.uint8)
         message = ctypes.create_string_buffer(4096)
         function = getattr(self.launcher.library, f"raggedrt_cuda_{op}_launch")
         address = ctypes.c_void_p(workspace.data_ptr() if wanted else None)
 
         def enqueue() -> None:
-            stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+            stream = ctypes.c_void_p(self.stream())
             if function(ctypes.byref(call), address, stream, message, ctypes.c_size_t(len(message))):
                 raise RuntimeError(message.value.decode())
 
@@ -64,7 +72,7 @@ class Kernels:
             mask: causal, window_left, window_right, global_tokens, and `tiles` as `block_mask` gives them.
         """
         query, key, value = operands
-        output = torch.empty_like(query)
+        output = self.empty(query.numel(), query.dtype).view(query.shape)
         problem = calls.AttentionProblem()
         problem.element = ELEMENTS[query.dtype].value
         for name, tensor in (("query", query), ("key", key), ("value", value), ("output", output)):
@@ -83,7 +91,7 @@ class Kernels:
         if "tiles" in mask:
             problem.tiles = mask["tiles"]
         size = self.launcher.work_list_size(problem)
-        work = torch.empty(size, dtype=torch.int32, device="cuda")
+        work = self.empty(size, torch.int32)
         plan = calls.AttentionPlanCall(problem, longest, longest, work.data_ptr())
         attend = calls.AttentionCall(problem, longest, longest, work.data_ptr(), size)
         kept = (operands, offsets, output, work, tokens)
@@ -110,7 +118,7 @@ class Kernels:
             "tile_tag": call.entries,
             "tile_bits": call.bitmaps * block * block // 32,
         }
-        tensors = {name: torch.empty(size, dtype=torch.int32, device="cuda") for name, size in sizes.items()}
+        tensors = {name: self.empty(size, torch.int32) for name, size in sizes.items()}
         for name, tensor in tensors.items():
             setattr(call, name, tensor.data_ptr())
         tiles = calls.TileList()
@@ -129,13 +137,12 @@ class Kernels:
         plan = calls.PackingPlanCall()
         plan.input.mask_element, plan.input.mask = ELEMENTS[mask.dtype].value, mask.data_ptr()
         plan.input.rows, plan.input.slots, plan.tokens = rows, slots, tokens
-        lists = {name: torch.empty(tokens, dtype=torch.int32, device="cuda") for name in ("token_index", "position")}
-        lists["key_position"] = torch.empty_like(lists["position"])
-        lists["cu_seqlens"] = torch.empty(rows + 1, dtype=torch.int32, device="cuda")
+        lists = {name: self.empty(tokens, torch.int32) for name in ("token_index", "position", "key_position")}
+        lists["cu_seqlens"] = self.empty(rows + 1, torch.int32)
         for name, tensor in lists.items():
             setattr(plan.output, name, tensor.data_ptr())
-        packed = torch.empty((tokens, source.shape[2]), dtype=source.dtype, device="cuda")
-        padded = torch.empty_like(source)
+        packed = self.empty(tokens * source.shape[2], source.dtype).view(tokens, source.shape[2])
+        padded = self.empty(source.numel(), source.dtype).view(source.shape)
         row_bytes = source.shape[2] * source.element_size()
         index = lists["token_index"].data_ptr()
         ways = {"pack_tokens": (source, packed), "unpack_tokens": (packed, padded)}
