@@ -148,7 +148,7 @@ SCORED_TILE_HEAD_SIZES = (64, 128)
 
 @dataclasses.dataclass(frozen=True)
 class AttentionTile:
-    """How a block of `attention` shares its 64 query rows, and how many keys it takes at a time."""
+    """How a block of `attention` shares its query rows, and how many keys it takes at a time."""
 
     key_tile: int
     warps: int
@@ -168,6 +168,9 @@ PLAIN_TILES = {
 }
 """By head size and mask class (every key, by position, by tile list), without score terms: the largest that spill
 nothing on any architecture. Which of those is fastest has to be measured."""
+LONG_64, LONG_32 = AttentionTile(64, 4, 2, 2), AttentionTile(32, 4, 2, 2)
+LONG_TILES = {64: (LONG_64, LONG_32), 128: (LONG_32,)}
+"""Of 128 query rows, for long sequences: what these sizes have besides, by mask class."""
 SCORED_TILES = {32: NARROW_32, 64: NARROW_32, 80: NARROW_64, 96: NARROW_32, 128: NARROW_32}
 """With score terms; 32 rows of 80 elements are no whole number of vectors per thread of four warps."""
 
@@ -176,6 +179,9 @@ def _attention() -> Iterator[Variant]:
     """Attention on tensor cores."""
     for element in (ElementType.FLOAT16, ElementType.BFLOAT16):
         for head_size, tiles in PLAIN_TILES.items():
+            for mask_class, tile in enumerate(tiles):
+                yield attention_variant(element, head_size, mask_class, 0, **dataclasses.asdict(tile))
+        for head_size, tiles in LONG_TILES.items():
             for mask_class, tile in enumerate(tiles):
                 yield attention_variant(element, head_size, mask_class, 0, **dataclasses.asdict(tile))
         for head_size, tile in SCORED_TILES.items():

@@ -11,6 +11,10 @@ constexpr int64_t kShortQueries = 32;
 constexpr int64_t kShortKeys = 32;
 // A split has at least this many key tiles, so that what merging costs stays small beside it.
 constexpr int64_t kLeastTilesPerSplit = 4;
+// Sequences this long on average are computed in tiles of more query rows, which read keys and values half as often
+// from the second-level cache; shorter ones would leave too many of the tiles' warps without a query.
+constexpr int64_t kLongQueries = 1024;
+constexpr int32_t kLongTileRows = 128;
 
 // The smallest size that row_attention is compiled for and that holds both heads.
 int32_t row_head_size(const AttentionProblem& problem) {
@@ -43,6 +47,25 @@ const Variant* tensor_core_variant(const AttentionProblem& problem, const Varian
     }
   }
   return nullptr;
+}
+
+// The kernel for long sequences; null where the table has none, or the problem is not for it. A narrow window wants
+// small tiles, and so do devices that would not be filled.
+const Variant* long_tile_variant(const AttentionCall& call, const VariantTable& table, const DeviceLimits& limits) {
+  const AttentionProblem& problem = call.problem;
+  const bool windowed = problem.mask.window_left >= 0 || problem.mask.window_right >= 0;
+  if (windowed || problem.head_size != problem.value_head_size) return nullptr;
+  if (problem.total_q < kLongQueries * std::max<int64_t>(1, problem.sequences)) return nullptr;
+  VariantKey key = key_of("attention", problem);
+  key.head_size = problem.head_size;
+  key.mask_class = mask_class(problem);
+  key.score_class = score_class(problem);
+  key.query_rows = kLongTileRows;
+  const Variant* found = find_variant(table, key);
+  if (found == nullptr) return nullptr;
+  const int64_t places = int64_t{limits.multiprocessors} * blocks_per_multiprocessor(*found, limits);
+  const int64_t tiles = problem.total_q / kLongTileRows * problem.num_heads;
+  return places > 0 && tiles >= places ? found : nullptr;
 }
 
 // Most keys that one query tile visits.
@@ -100,7 +123,8 @@ Status choose_attention(const AttentionCall& call, const VariantTable& table, co
   const AttentionProblem& problem = call.problem;
   choice = AttentionChoice{};
   const bool is_short = call.max_seqlen_q <= kShortQueries && call.max_seqlen_k <= kShortKeys;
-  const Variant* tiled = tensor_core_variant(problem, table, limits);
+  const Variant* tiled = long_tile_variant(call, table, limits);
+  if (tiled == nullptr) tiled = tensor_core_variant(problem, table, limits);
   if (tiled == nullptr || is_short) {
     VariantKey key = key_of("row_attention", problem);
     key.head_size = row_head_size(problem);

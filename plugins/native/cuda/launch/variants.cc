@@ -20,7 +20,8 @@ const Variant* find_variant(const VariantTable& table, const VariantKey& key) {
   for (size_t i = 0; i < table.count; ++i) {
     const Variant& row = table.rows[i];
     if (row.element == key.element && row.vector_bytes == key.vector_bytes && row.head_size == key.head_size &&
-        row.mask_class == key.mask_class && row.score_class == key.score_class && strcmp(row.family, key.family) == 0) {
+        row.mask_class == key.mask_class && row.score_class == key.score_class &&
+        (key.query_rows == 0 || row.query_rows == key.query_rows) && strcmp(row.family, key.family) == 0) {
       return &row;
     }
   }
@@ -37,6 +38,7 @@ std::string describe(const VariantKey& key) {
   add("head size", key.head_size);
   add("mask class", key.mask_class);
   add("score class", key.score_class);
+  add("query rows", key.query_rows);
   return text;
 }
 

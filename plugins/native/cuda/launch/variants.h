@@ -29,6 +29,7 @@ struct VariantKey {
   int32_t head_size = 0;
   int32_t mask_class = 0;
   int32_t score_class = 0;
+  int32_t query_rows = 0;  // 0: whatever the first row has
 };
 
 // The first row that is as the key says; null: there is none.

@@ -62,6 +62,14 @@ def choose(chooser: tuple[Launcher, Path], wanted: AttentionCall, limits: Device
         (call(tiles=True, softcap=30.0), r"attention_half_h64_m2_s1"),
         (call(tiles=True, softcap=30.0, head_size=96), r"row_attention_half_h128"),
         *((call(head_size=size), rf"attention_half_h{size}_q64") for size in (32, 64, 80, 96, 128)),
+        (call(total=65536, longest=4096), r"attention_half_h64_q128"),
+        (call(total=65536, longest=4096, causal=True), r"attention_half_h64_m1_q128"),
+        (call(total=65536, longest=4096, head_size=128), r"attention_half_h128_q128"),
+        (call(total=65536, longest=4096, window=(256, 256)), r"attention_half_h64_m1_q64"),
+        (call(total=65536, longest=4096, tiles=True), r"attention_half_h64_m2_q64"),
+        (call(total=65536, longest=4096, head_size=96), r"attention_half_h96_q64"),
+        (call(total=65536, longest=4096, sequences=65), r"attention_half_h64_q64"),
+        (call(total=4096, longest=4096, sequences=1, heads=2), r"attention_half_h64_q64"),
         (call(head_size=48), r"row_attention_half_h64"),
         (call(head_size=160), r"row_attention_half_h256"),
         (call(value_size=32), r"row_attention_half_h64"),
@@ -81,7 +89,7 @@ def test_every_kernel_for_tensor_cores_is_chosen_by_some_problem(chooser: tuple[
     chosen = {
         choose(chooser, call(element=variant.element or ElementType.FLOAT16, head_size=variant.head_size,
                              positions=variant.mask_class == 1, tiles=variant.mask_class == 2,
-                             softcap=float(variant.score_class))).entry
+                             softcap=float(variant.score_class), total=8192 * (variant.query_rows // 64) ** 3)).entry
         for variant in VARIANTS if variant.family == "attention"
     }  # fmt: skip
     assert chosen == {variant.entry for variant in VARIANTS if variant.family == "attention"}
