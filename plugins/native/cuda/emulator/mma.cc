@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-// One build serves every CPU of a kind: the loader chooses among the clones.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// One build serves every CPU of a kind: the loader chooses among the clones, where compiler and C library can do that.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define RAGGEDRT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define RAGGEDRT_CLONES
