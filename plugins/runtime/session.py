@@ -119,15 +119,7 @@ class Session:
         if capacity is not None:
             check_capacity(capacity, manifest.position_limit)
         fixed = captures_graphs([*providers, *(("", o) for o in provider_options or ())])
-        if not self._signature.ragged and (fixed or capacity is not None):
-            raise InputError(
-                f"{bundle.path} has padded inputs, whose token count differs from call to call; capacity and "
-                "enable_cuda_graph need a bundle that was converted with --io ragged."
-            )
-        if fixed and capacity is None:
-            raise InputError(
-                "enable_cuda_graph needs few shapes: give capacity, for example Session(..., capacity=1024)."
-            )
+        _check_fixed_shapes(bundle, fixed=fixed, capacity=capacity)
         if not providers and manifest.engines:
             self.native = False
             self.ort: Any = open_engine(bundle, trusted=trust_bundle)
@@ -285,6 +277,17 @@ class Session:
                     whole[occupied] = outputs[name]
                     outputs[name] = whole
         return outputs
+
+
+def _check_fixed_shapes(bundle: Bundle, *, fixed: bool, capacity: int | None) -> None:
+    """CUDA graphs need few shapes, and only packed tokens can be brought to few."""
+    if bundle.manifest.io != "ragged" and (fixed or capacity is not None):
+        raise InputError(
+            f"{bundle.path} has padded inputs, whose token count differs from call to call; capacity and "
+            "enable_cuda_graph need a bundle that was converted with --io ragged."
+        )
+    if fixed and capacity is None:
+        raise InputError("enable_cuda_graph needs few shapes: give capacity, for example Session(..., capacity=1024).")
 
 
 def _choose_library(bundle: Bundle, native: Native, trust_bundle: bool) -> pathlib.Path | None:
