@@ -227,15 +227,17 @@ RAGGEDRT_DEVICE bool same_bitmap(const TileListParams& params, int a, int b) {
 // Finds for each candidate the first one with the same bitmap, by rounds. Equal bitmaps share a slot of the table, so the
 // least candidate of a slot is the first of its bitmap; the others of the slot try again with another hash. One block.
 RAGGEDRT_DEVICE void find_first(const TileListParams& params, int candidates) {
+  int size = params.table_size;  // as much of the table as is needed: it is cleared in each round
+  while (size > 64 && size / 4 >= candidates) size /= 2;
   for (int i = thread_index(); i < candidates; i += block_threads()) store_global(&params.candidates[i].first, -1);
   for (int round = 0; ; ++round) {
-    for (int i = thread_index(); i < params.table_size; i += block_threads()) {
+    for (int i = thread_index(); i < size; i += block_threads()) {
       store_global(params.table + i, kTileUnbounded);
     }
     sync_block();
     const auto slot = [&](int candidate) {
       const uint64_t hash = load_global(params.candidates[candidate].hash);
-      return params.table + (mixed(hash + static_cast<uint64_t>(round)) & static_cast<uint64_t>(params.table_size - 1));
+      return params.table + (mixed(hash + static_cast<uint64_t>(round)) & static_cast<uint64_t>(size - 1));
     };
     for (int i = thread_index(); i < candidates; i += block_threads()) {
       if (load_global(&params.candidates[i].first) < 0) atomic_min_global(slot(i), i);
