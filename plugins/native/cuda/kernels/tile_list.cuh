@@ -224,8 +224,9 @@ RAGGEDRT_DEVICE bool same_bitmap(const TileListParams& params, int a, int b) {
   return load_global(first) == load_global(second) && load_global(first + 1) == load_global(second + 1);
 }
 
-// Finds for each candidate the first one with the same bitmap, by rounds. Equal bitmaps share a slot of the table, so the
-// least candidate of a slot is the first of its bitmap; the others of the slot try again with another hash. One block.
+// Finds for each candidate the first one with the same bitmap, by rounds. Equal bitmaps share a slot of the table, so
+// the least candidate of a slot is the first of its bitmap; the others of the slot try again with another hash. One
+// block.
 RAGGEDRT_DEVICE void find_first(const TileListParams& params, int candidates) {
   int size = params.table_size;  // as much of the table as is needed: it is cleared in each round
   while (size > 64 && size / 4 >= candidates) size /= 2;
