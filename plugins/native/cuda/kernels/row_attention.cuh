@@ -301,7 +301,7 @@ RAGGEDRT_DEVICE void attend_segment(const AttentionParams& params, const Segment
     const Weights weights = weigh(scores, visible, totals);
     store_shared(buffers.weights + lane_index(), weights);
     sync_warp();
-    add_values<kWide>(params, segment, buffers, base, seen, totals.outputs);  // products() waits before the next weights
+    add_values<kWide>(params, segment, buffers, base, seen, totals.outputs);  // products() waits before new weights
   }
   write_rows(params, segment, totals);
 }
