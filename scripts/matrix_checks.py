@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import logging
 import pathlib
@@ -141,7 +142,7 @@ def _plain_source(model: nn.Module) -> ModelSource:
         "input_ids": torch.randint(4, 100, (2, 16), generator=generator),
         "attention_mask": torch.ones(2, 16, dtype=torch.int64),
     }
-    options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+    options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     module = TaskModule(model, (), options).eval()
     with torch.no_grad():
         result = module.call(**examples)

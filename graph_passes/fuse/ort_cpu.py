@@ -30,6 +30,7 @@ def fuse(model: ir.Model) -> dict[str, int]:
         logger.debug("%s: %d", name, counts[name])
     if any(counts.values()):
         model.graph.opset_imports["com.microsoft"] = 1
+        model.graph.sort()  # a fused node stands where the last of its parts stood, behind readers of the others
     return counts
 
 

@@ -54,6 +54,9 @@ class SkipLayerNormalizationFusion(pattern.RewriteRuleClassBase):
         # An axis of one is allowed by broadcasting, not by the kernel.
         if any(vector is not None and _shape(vector) != shape[-1:] for vector in (gamma, beta, bias)):
             return result.fail("gamma, beta or bias is not a vector of the hidden size", gamma)
+        # One that is computed may be computed from the sum, which the fused node gives.
+        if any(vector is not None and vector.producer() is not None for vector in (gamma, beta, bias)):
+            return result.fail("gamma, beta or bias is computed", gamma)
         node = normalized.producer()
         if node is None or node.attributes.get_int("axis", -1) not in (-1, len(shape) - 1):
             return result.fail("normalises more than the last axis", normalized)

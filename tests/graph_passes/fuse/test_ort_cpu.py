@@ -180,3 +180,29 @@ def test_fusion_alone_keeps_padded_values() -> None:
     feed = padded_feed(spec)
     want, got = run(plain_session(pair.original), feed), run(plain_session(ir.to_proto(pair.model)), feed)
     assert_close(got["pooled"], want["pooled"], FP32)
+
+
+def _read_between(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    """Something else reads the sum before it is normalised."""
+    total = g.op.Add(x, skip)
+    other = g.op.Tanh(total)
+    return {"result": _norm(g, total), "other": other}
+
+
+def _gamma_like_the_sum(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    """Onnxscript functions cast their weights to the type of what they normalise."""
+    total = g.op.Add(x, skip)
+    gamma, beta = (g.op.CastLike(g.weight(WIDTH, offset=1.0), total) for _ in range(2))
+    return {"result": g.op.LayerNormalization(total, gamma, beta, axis=-1)}
+
+
+@pytest.mark.parametrize(("build", "fused"), [(_read_between, 1), (_gamma_like_the_sum, 0)])
+def test_a_fused_node_stands_before_its_readers(build: Build, fused: int) -> None:
+    model = _model(build, ["n", "s", WIDTH])
+    before = ir.to_proto(model)
+    rng = np.random.default_rng(0)
+    feed = {name: rng.standard_normal((2, 3, WIDTH)).astype(np.float32) for name in ("x", "skip")}
+    expected = run(plain_session(before), feed)
+    assert fuse(model)["skip_layer_normalization"] == fused
+    for name, got in run(plain_session(ir.to_proto(model)), feed).items():
+        assert_close(got, expected[name], FP32, name)
