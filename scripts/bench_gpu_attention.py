@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from gpu_packing import LAYERS, measure_packing, measure_plan, random_tokens
 from gpu_timing import (
     NO_GPU,
     Times,
     arguments,
     attention_flops,
-    copied_bytes,
     first_error,
     geometric_mean,
     goal,
@@ -38,8 +38,6 @@ from gpu_timing import (
     write_record,
 )
 
-LAYERS = 12
-"""Of a forward pass, which share one plan."""
 LARGEST_ERROR = 2e-2
 SPARSE_LENGTHS = (1024, 2048, 4096, 8192, 16384)
 SHAPES = ((12, 64), (32, 128))
@@ -92,7 +90,7 @@ def measure_ragged(kernels: Any, case: Ragged, rounds: int, missing: dict[str, s
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    operands = [_tokens(sum(case.lengths), case.heads, case.head_size, seed) for seed in range(3)]
+    operands = [random_tokens(sum(case.lengths), case.heads, case.head_size, seed) for seed in range(3)]
     offsets = torch.tensor(np.cumsum([0, *case.lengths]), dtype=torch.int32, device="cuda")
     longest = max(case.lengths)
     plan, attend, output = kernels.attention(operands, offsets, longest, {})
@@ -151,13 +149,6 @@ def row_of(facts: Mapping[str, Any], times: Times, errors: Mapping[str, float], 
     return {**facts, **spent, "TFLOP/s": round(flops / ours / 1e6, 1), **ratios, "max error": worst}
 
 
-def _tokens(count: int, heads: int, size: int, seed: int) -> Any:
-    import torch
-
-    generator = torch.Generator("cuda").manual_seed(seed)
-    return torch.randn((count, heads, size), generator=generator, device="cuda", dtype=torch.float16)
-
-
 def _padded(tokens: Any, valid: Any) -> Any:
     """[B, N, S, H] of packed tokens [T, N, H]."""
     import torch
@@ -211,7 +202,7 @@ def measure_sparse(
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     heads, size = shape
-    operands = [_tokens(length, heads, size, seed) for seed in range(3)]
+    operands = [random_tokens(length, heads, size, seed) for seed in range(3)]
     offsets = torch.tensor([0, length], dtype=torch.int32, device="cuda")
     given = dict(mask.attributes)
     build = None
@@ -271,64 +262,6 @@ def _pairs(mask: SparseMask, length: int) -> Callable[[Any, Any], Any]:
     rows = np.concatenate([mask_rows(found, length, first, first + 1) for first in range(0, length, BLOCK)])
     table = torch.from_numpy(np.ascontiguousarray(rows[:, ::BLOCK])).cuda()
     return lambda q, k: table[q // BLOCK, k // BLOCK]
-
-
-# --- packing and work lists -------------------------------------------------------------------------------------------
-
-
-def measure_packing(kernels: Any, rows: int, longest: int, rounds: int) -> dict[str, Any]:
-    """Plan, pack and unpack of BERT-base rows against a copy of as many bytes, and one layer's products."""
-    import torch
-
-    hidden = 768
-    lengths = uniform_lengths(rows, 0.2, longest)
-    mask = (torch.arange(longest, device="cuda") < torch.tensor(lengths, device="cuda")[:, None]).to(torch.int64)
-    source = torch.randn((rows, longest, hidden), device="cuda").half()
-    functions, packed, padded = kernels.packing(mask, source)
-    for function in functions.values():
-        function()
-    valid = mask != 0
-    if not (torch.equal(packed, source[valid]) and torch.equal(padded, torch.where(valid[..., None], source, 0))):
-        raise SystemExit("packing and unpacking change values; a speed of wrong results means nothing")
-    tokens = sum(lengths)
-    flat = torch.empty(2 * hidden * tokens, dtype=torch.uint8, device="cuda")
-    twin = torch.empty_like(flat)
-    weights = [
-        torch.randn(shape, device="cuda").half() for shape in ((768, 2304), (768, 768), (768, 3072), (3072, 768))
-    ]
-
-    def layer() -> None:
-        wide = packed @ weights[0]
-        (wide[:, :hidden] @ weights[1] @ weights[2]) @ weights[3]
-
-    contenders = {**functions, "copy": lambda: twin.copy_(flat), "layer's products": layer}
-    spent = {name: summary(values) for name, values in time_in_turns(contenders, rounds).items()}
-    moved = copied_bytes(tokens, rows * longest, 2 * hidden)
-    bandwidth = {name: moved[name] / spent[name]["median"] / 1e6 for name in moved}
-    bandwidth["copy"] = 2 * flat.numel() / spent["copy"]["median"] / 1e6
-    least = min(bandwidth["pack"], bandwidth["unpack"]) / bandwidth["copy"]
-    # One plan, one pack and one unpack per forward pass, against twelve layers.
-    once = sum(spent[name]["median"] for name in ("plan", "pack", "unpack"))
-    share = once / (LAYERS * spent["layer's products"]["median"])
-    return {
-        "rows": f"{rows} x U[0.2, 1] of {longest}",
-        **spent,
-        **{f"{name} TB/s": round(value, 3) for name, value in bandwidth.items()},
-        "of copy": round(least, 3),
-        "of all layers": round(share, 4),
-        "of one layer": round(share * LAYERS, 4),
-    }
-
-
-def measure_plan(kernels: Any, sequences: int, rounds: int) -> dict[str, Any]:
-    """The work list of many sequences."""
-    import torch
-
-    lengths = uniform_lengths(sequences, 0.0, 512)
-    operands = [_tokens(sum(lengths), 1, 64, seed) for seed in range(3)]
-    offsets = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device="cuda")
-    plan, _, _ = kernels.attention(operands, offsets, max(lengths), {})
-    return {"sequences": sequences, PLAN: summary(time_in_turns({PLAN: plan}, rounds)[PLAN])}
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
