@@ -81,7 +81,7 @@ class Caller:
         if self._place.stream is not None and device != "cpu":
             options.add_run_config_entry(KEEP_RUNNING, "1")
         self._session.run_with_iobinding(binding, options)
-        return [give(value) for value in binding.get_outputs()]
+        return [give(value, self._place.ordinal, self._place.stream) for value in binding.get_outputs()]
 
 
 class FixedBuffers:

@@ -16,7 +16,8 @@ DRIVER_NAME = "libcuda.so.1"
 OLDEST_DRIVER = (13, 0)
 """CUDA version that the driver must serve: that of the cubins in kernel packs."""
 _NO_DEVICE = 100
-_LEGACY_STREAM = 1
+LEGACY_STREAM = 1
+"""The default stream of a device, as the driver and DLPack number it."""
 _MULTIPROCESSORS, _MAJOR, _MINOR, _L2_BYTES = 16, 75, 76, 38
 
 
@@ -120,14 +121,14 @@ def require_cuda_device(what: str) -> CudaState:
     return state
 
 
-def wait_for_default_stream(ordinal: int) -> None:
-    """Wait on the host until everything that the default stream of a device waits for is done.
+def wait_for_stream(ordinal: int, stream: int) -> None:
+    """Wait on the host until a stream of a device has done everything that is enqueued on it.
 
     Raises:
         TargetError: the driver refuses.
     """
     with _on_device(ordinal) as driver:
-        driver.require("cuStreamSynchronize", ctypes.c_void_p(_LEGACY_STREAM))
+        driver.require("cuStreamSynchronize", ctypes.c_void_p(stream))
 
 
 def copy_memory(ordinal: int, copies: Iterable[tuple[int, int, int]]) -> None:
@@ -139,7 +140,7 @@ def copy_memory(ordinal: int, copies: Iterable[tuple[int, int, int]]) -> None:
     with _on_device(ordinal) as driver:
         for target, source, count in copies:
             driver.require("cuMemcpy", ctypes.c_uint64(target), ctypes.c_uint64(source), ctypes.c_size_t(count))
-        driver.require("cuStreamSynchronize", ctypes.c_void_p(_LEGACY_STREAM))
+        driver.require("cuStreamSynchronize", ctypes.c_void_p(LEGACY_STREAM))
 
 
 @contextlib.contextmanager

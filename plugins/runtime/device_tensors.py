@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from raggedrt.errors import InputError, TargetError
-from raggedrt.plugins.runtime.cuda_device import copy_memory, wait_for_default_stream
+from raggedrt.plugins.runtime.cuda_device import LEGACY_STREAM, copy_memory, wait_for_stream
 from raggedrt.plugins.runtime.ort_errors import import_onnxruntime
 
 Array = npt.NDArray[Any]
 DLPACK_CPU, DLPACK_CUDA, DLPACK_PINNED = 1, 2, 3
-LEGACY_STREAM = 1
-"""The CUDA default stream, as DLPack counts streams."""
 NUMPY_NAMES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -38,12 +36,14 @@ class DeviceTensor:
         dtype: numpy (or ml_dtypes) dtype.
         shape: sizes of its axes.
         device: DLPack device type and ordinal: (1, 0) is the CPU, (2, n) CUDA device n.
+        stream: CUDA stream that may still be writing it; None: it has been written.
     """
 
     value: Any
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     device: tuple[int, int]
+    stream: int | None = None
 
     @property
     def ndim(self) -> int:
@@ -61,6 +61,7 @@ class DeviceTensor:
             array: Array = self.value.numpy()
             return array
         copy = np.empty(self.shape, self.dtype)
+        self._wait()
         move(self.device[1] if not self.on_cpu else None, [(copy.ctypes.data, self.value.data_ptr(), copy.nbytes)])
         return copy
 
@@ -68,7 +69,13 @@ class DeviceTensor:
         return self.shape[0]
 
     def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
+        if stream != self.stream:
+            self._wait()
         return self.value._ortvalue.to_dlpack()
+
+    def _wait(self) -> None:
+        if self.stream is not None:
+            wait_for_stream(self.device[1], self.stream)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
@@ -124,7 +131,7 @@ def take(name: str, value: Any, stream: int | None = None) -> DeviceTensor:
     except (RuntimeError, TypeError, BufferError) as error:
         raise InputError(f"input {name!r} cannot be read as a tensor: {str(error).splitlines()[0]}.") from None
     if device[0] == DLPACK_CUDA and stream is None:
-        wait_for_default_stream(device[1])
+        wait_for_stream(device[1], LEGACY_STREAM)
     return DeviceTensor(shared, value_dtype(shared), tuple(shared.shape()), (device[0], device[1]))
 
 
@@ -140,11 +147,12 @@ def _capsule(value: Any, device: tuple[int, ...], stream: int | None) -> tuple[A
     return value.__dlpack__(), boolean
 
 
-def give(value: Any) -> DeviceTensor:
-    """An output of ONNX Runtime."""
-    name, _, ordinal = str(value.device_name()).lower().partition(":")
-    kind = DLPACK_CUDA if name in ("cuda", "gpu") else DLPACK_CPU
-    return DeviceTensor(value, value_dtype(value), tuple(value.shape()), (kind, int(ordinal or 0)))
+def give(value: Any, ordinal: int = 0, stream: int | None = None) -> DeviceTensor:
+    """An output of ONNX Runtime, on device `ordinal` where it is on one; `stream`: what may still be writing it."""
+    shape, dtype = tuple(value.shape()), value_dtype(value)
+    if str(value.device_name()).lower().partition(":")[0] in ("cuda", "gpu"):
+        return DeviceTensor(value, dtype, shape, (DLPACK_CUDA, ordinal), stream)
+    return DeviceTensor(value, dtype, shape, (DLPACK_CPU, 0))
 
 
 def value_dtype(value: Any) -> np.dtype[Any]:

@@ -114,6 +114,8 @@ class Session:
         self.outputs: tuple[TensorRole, ...] = tuple(record.tensor_role for record in manifest.outputs)
         self._signature = make_signature(manifest)
         self._output_names = [record.name for record in manifest.outputs]
+        if stream == 0:
+            raise InputError("stream is 0, the default stream, which has no handle; make one: torch.cuda.Stream().")
         self._capacity, self._stream = capacity, stream
         self._beyond_numpy = any(numpy_dtype(r.dtype) == BFLOAT16 for r in (*manifest.inputs, *manifest.outputs))
         if capacity is not None:

@@ -179,6 +179,11 @@ def test_copies_of_fixed_buffers_are_the_callers(ragged_folder: pathlib.Path) ->
     np.testing.assert_array_equal(first, before)
 
 
+def test_the_default_stream_is_no_stream_to_name(ragged_folder: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="has no handle"):
+        Session(ragged_folder, native=False, stream=0)
+
+
 def test_graphs_need_packed_inputs_and_few_shapes(padded: Session, ragged_folder: pathlib.Path) -> None:
     graphs = [("CPUExecutionProvider", {"enable_cuda_graph": "1"})]
     with pytest.raises(InputError, match="--io ragged"):
