@@ -48,6 +48,24 @@ def describe_inputs(graph: ir.Graph, mask_input: str | None = None) -> GraphInpu
     )
 
 
+_JOINED_BY = ("Concat", "Attention", "MultiHeadAttention", "GroupQueryAttention", "SparseAttention")
+CACHE_REASON = (
+    "the graph takes keys and values of earlier calls ({names}), so a row's tokens are not all in one call and where "
+    "they stand is not known; export the whole sequence without a cache (use_cache=False, or `raggedrt export --task "
+    "text-generation`) for prefill, and keep the graph with a cache for decoding"
+)
+
+
+def cache_inputs(graph: ir.Graph) -> list[str]:
+    """Inputs [batch, heads, past, head size] that are joined to keys or values."""
+    found = []
+    for value in graph.inputs:
+        users = [usage.node.op_type for usage in value.uses()]
+        if _rank(value) >= 4 and any(op_type in _JOINED_BY for op_type in users):
+            found.append(value.name or "")
+    return found
+
+
 def _rank(value: ir.Value) -> int:
     return 0 if value.shape is None else len(value.shape)
 

@@ -18,7 +18,7 @@ from raggedrt.graph_passes.embed_layer_norm import take_embeddings_apart
 from raggedrt.graph_passes.entries import attention_entries, io_roles, position_limit
 from raggedrt.graph_passes.fuse.ort_cpu import FUSIONS
 from raggedrt.graph_passes.fused_matmul import take_fused_products_apart
-from raggedrt.graph_passes.graph_inputs import describe_inputs
+from raggedrt.graph_passes.graph_inputs import CACHE_REASON, cache_inputs, describe_inputs
 from raggedrt.graph_passes.impose import ModelLengths, SiteChoice, choices_by_site, impose
 from raggedrt.graph_passes.lowering import MaskBook, SiteMask, why_not_lowered
 from raggedrt.graph_passes.masks.spec import MaskSpec
@@ -229,6 +229,9 @@ def _pack(
     try:
         if understanding.analysis.inputs.attention_mask is None:
             raise PackingRefused(NO_MASK_INPUT, NO_MASK_REASON)
+        if len(cache := cache_inputs(graph)) > 1 and not specs:
+            shown = ", ".join(cache[:2]) + (", …" if len(cache) > 2 else "")
+            raise PackingRefused(cache[0], CACHE_REASON.format(names=shown))
         if understanding.unknown_sites and not specs:
             first = understanding.unknown_sites[0]
             raise PackingRefused(first.name, f"attention in an unknown form (closest: {first.form}): {first.reason}")

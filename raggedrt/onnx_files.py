@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from raggedrt.errors import InputError
+from raggedrt.external_data import write_with_external_data
 from raggedrt.onnx_check import check_graph
 from raggedrt.onnx_stream import write_single_file
 from raggedrt.outputs import staged
@@ -76,6 +77,6 @@ def write_onnx(model: ir.Model, output: pathlib.Path, *, external: bool) -> None
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     with staged(output) as path:
         if external or size > INLINE_LIMIT:
-            ir.save(model, path, external_data=f"{output.name}.data")
+            write_with_external_data(model, path, f"{output.name}.data")
         else:
             write_single_file(model, path)

@@ -39,6 +39,7 @@ def make_config(
     sparsity: str | MaskSpec | None = None,
     plan: str | os.PathLike[str] | None = None,
     accept_approximation: bool = False,
+    mask_input: str | None = None,
 ) -> RewriteConfig:
     """The checked configuration of the graph passes.
 
@@ -62,6 +63,7 @@ def make_config(
         sparsity=parse_sparsity(sparsity),
         plan=() if plan is None else read_plan(pathlib.Path(plan)),
         accept_approximation=accept_approximation,
+        mask_input=mask_input,
     )
     if config.imposes and not accept_approximation:
         raise InputError(NOT_ACCEPTED)
@@ -112,6 +114,7 @@ def rewrite(
     sparsity: str | MaskSpec | None = None,
     plan: str | os.PathLike[str] | None = None,
     accept_approximation: bool = False,
+    mask_input: str | None = None,
 ) -> tuple[onnx.ModelProto, RewriteReport]:
     """Remove padding and fuse attention in an ONNX model.
 
@@ -125,6 +128,8 @@ def rewrite(
         sparsity: mask to impose on every attention site on top of its own, such as `"window(256)"`.
         plan: YAML file that says it site by site, as `rewrite_file(..., write_plan=...)` writes it.
         accept_approximation: outputs may move because of it; `report.approximation` says how far.
+        mask_input: the input [batch, sequence] that says which slots hold tokens (non-zero); None: attention_mask,
+            input_mask or mask, if there is one.
 
     Returns:
         The rewritten model and the report. External data stays external, in `report.external_data_dir`.
@@ -144,6 +149,7 @@ def rewrite(
         sparsity=sparsity,
         plan=plan,
         accept_approximation=accept_approximation,
+        mask_input=mask_input,
     )
     if isinstance(onnx_model_or_path, onnx.ModelProto):
         model, where, folder = read_proto(onnx_model_or_path), "the model", None
@@ -174,6 +180,7 @@ def rewrite_file(
     plan: str | os.PathLike[str] | None = None,
     write_plan: str | os.PathLike[str] | None = None,
     accept_approximation: bool = False,
+    mask_input: str | None = None,
     report: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> RewriteReport:
@@ -200,6 +207,7 @@ def rewrite_file(
         sparsity=sparsity,
         plan=plan,
         accept_approximation=accept_approximation,
+        mask_input=mask_input,
     )
     outputs = [pathlib.Path(name) for name in (output, report, write_plan) if name is not None]
     refuse_collisions(*outputs)

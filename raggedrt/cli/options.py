@@ -72,6 +72,14 @@ Report = Annotated[
     pathlib.Path | None, typer.Option(metavar="FILE", help="also write the report as JSON", show_default=False)
 ]
 Force = Annotated[bool, typer.Option("--force", help="replace an existing output")]
+MaskInput = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="input that says which slots hold tokens  [default: attention_mask, input_mask or mask]",
+        show_default=False,
+    ),
+]
 AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="a feature that matched nothing is no error")]
 Revision = Annotated[str | None, typer.Option(help="revision of a Hub model", show_default=False)]
 AllowPickle = Annotated[

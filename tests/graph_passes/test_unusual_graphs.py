@@ -227,3 +227,21 @@ def test_graphs_that_onnxruntime_fused(tmp_path: Path) -> None:
     pair = rewritten(model, features=("pack",))
     assert pair.ops.count("RaggedAttention") == spec.layers
     assert_same_padded(pair, padded_feed(spec), per_sequence=("pooled",))
+
+
+def test_inputs_of_earlier_keys_and_values_are_refused_with_what_to_do() -> None:
+    def build(g: Attended) -> dict[str, ir.Value]:
+        heads = g.heads(g.x)
+        past = [g.input(f"past.{number}", ["batch", 2, "past", 8], ir.DataType.FLOAT) for number in range(2)]
+        keys, values = (g.op.Concat(one, heads, axis=2) for one in past)
+        weights = g.op.Softmax(g.op.MatMul(heads, g.op.Transpose(keys, perm=[0, 1, 3, 2])), axis=-1)
+        mixed = g.op.Transpose(g.op.MatMul(weights, values), perm=[0, 2, 1, 3])
+        return {"result": g.op.Reshape(mixed, g.ints([0, 0, WIDTH]))}
+
+    class Decoder(Attended):
+        def attend(self, x: ir.Value) -> ir.Value:
+            return x
+
+    graph = Decoder()
+    with pytest.raises(FeatureError, match=r"keys and values of earlier calls \(past.0, past.1\).*use_cache=False"):
+        rewritten(graph.model(build(graph)), features=("pack",))

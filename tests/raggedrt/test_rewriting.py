@@ -62,6 +62,25 @@ def test_a_file_is_rewritten_on_the_command_line(tiny_onnx: Path, tmp_path: Path
     assert_close(hidden(output), hidden(tiny_onnx), CLOSE)
 
 
+def test_a_mask_of_another_name_is_named_on_the_command_line(tiny_onnx: Path, tmp_path: Path) -> None:
+    renamed, output = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    proto = onnx.load(str(tiny_onnx))
+    for node in proto.graph.node:
+        node.input[:] = ["valid" if name == "attention_mask" else name for name in node.input]
+    for value in proto.graph.input:
+        value.name = "valid" if value.name == "attention_mask" else value.name
+    onnx.save(proto, str(renamed))
+    assert main(["rewrite", str(renamed), "-o", str(output), "--features", "pack", "-q"]) == 3
+    assert main(["rewrite", str(renamed), "-o", str(output), "--mask-input", "nothing", "-q"]) == 2
+    options = ["--features", "pack", "--mask-input", "valid", "-q"]
+    assert main(["rewrite", str(renamed), "-o", str(output), *options]) == 0
+    session = raggedrt.ort_session(output, native=False)
+    given = {"valid" if name == "attention_mask" else name: array for name, array in feeds().items()}
+    names = {value.name for value in session.get_inputs()}
+    got = session.run(["last_hidden_state"], {name: given[name] for name in names})[0]
+    assert_close(np.where(given["valid"][..., None] != 0, got, 0), hidden(tiny_onnx), CLOSE)
+
+
 def test_external_data_stays_external(tiny_onnx: Path, tmp_path: Path) -> None:
     source = with_external_data(tiny_onnx, tmp_path / "in" / "model.onnx")
     model, report = raggedrt.rewrite(source)
