@@ -33,7 +33,7 @@ pip() { "$python" -m pip --disable-pip-version-check "$@"; }
 
 download_wheels() {
   step "Wheels for the check into $1"
-  "$base" -m pip --disable-pip-version-check download -q -d "$1" setuptools wheel '.[hf,dev,cuda,cuda-build]' \
+  "$base" -m pip --disable-pip-version-check download -q -d "$1" "setuptools>=77" wheel '.[hf,dev,cuda,cuda-build]' \
     "${gpu_packages[@]}" "${provider_packages[@]}" || die 1 "the wheels cannot be downloaded (reason above)."
   note "copy the folder to the machine with the GPU, and run there:"
   note "PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER ./scripts/gpu_check.sh"
@@ -53,7 +53,7 @@ set_up() {
     "$base" -m venv --system-site-packages "$venv" || die 1 "the environment cannot be made (reason above)."
   fi
   step "RaggedRT, ONNX Runtime for GPUs, NVRTC"
-  pip install -q setuptools wheel || die 1 "pip cannot install (reason above); offline, set PIP_NO_INDEX=1 and PIP_FIND_LINKS."
+  pip install -q 'setuptools>=77' wheel || die 1 "pip cannot install (reason above); offline, set PIP_NO_INDEX=1 and PIP_FIND_LINKS."
   pip install -q --no-build-isolation -e '.[hf,dev]' || die 1 "RaggedRT cannot be installed (reason above)."
   pip uninstall -q -y onnxruntime >/dev/null 2>&1
   pip install -q --no-deps --force-reinstall onnxruntime-gpu || die 1 "onnxruntime-gpu cannot be installed (reason above)."
