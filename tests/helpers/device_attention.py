@@ -60,7 +60,7 @@ class AttentionParams(ctypes.Structure):
 
 class DescribeKeysParams(ctypes.Structure):
     _fields_ = _fields(
-        positions_k=POINTER, cu_seqlens_k=POINTER, sequences=INT, key_summaries=POINTER, key_base=POINTER
+        positions_k=POINTER, cu_seqlens_k=POINTER, sequences=INT, key_summaries=POINTER, key_base=POINTER, total_k=INT
     )
 
 
@@ -143,12 +143,12 @@ class KernelMemory:
 
 def run_attention(
     kernels: Kernels, variant: PackVariant, inputs: Mapping[str, Array], attributes: Attributes, how: How, *,
-    lse: bool = True,
+    lse: bool = True, items_of: Mapping[str, Array] | None = None,
 ) -> Run:  # fmt: skip
-    """Attention by one variant, as the launcher would launch it."""
+    """Attention by one variant, as the launcher would launch it; `items_of`: inputs that the work list is made for."""
     memory = KernelMemory()
     params = attention_params(memory, inputs, attributes, lse=lse)
-    items = work_items(inputs, attributes, min(variant.query_rows, LIST_ROWS))
+    items = work_items(items_of or inputs, attributes, min(variant.query_rows, LIST_ROWS))
     np.random.default_rng(how.seed).shuffle(items)
     splits = [(*item, split) for item in items for split in range(how.splits)]
     words = np.array([len(splits), 0, 0, 0, *np.reshape(splits, -1)], np.int32)
@@ -196,7 +196,12 @@ def _describe(memory: KernelMemory, params: AttentionParams) -> DescribeKeysPara
     params.key_summaries = memory.make("key_summaries", (params.total_k // KEY_TILE + params.sequences, 4), np.int32)
     params.key_base = memory.make("key_base", (params.sequences,), np.int32)
     return DescribeKeysParams(
-        params.positions_k, params.cu_seqlens_k, params.sequences, params.key_summaries, params.key_base
+        params.positions_k,
+        params.cu_seqlens_k,
+        params.sequences,
+        params.key_summaries,
+        params.key_base,
+        params.total_k,
     )
 
 

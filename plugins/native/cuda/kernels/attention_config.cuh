@@ -123,6 +123,17 @@ struct Item {
   int lane;         // lane_index(), recomputed for every item
 };
 
+// The tokens of a sequence. The host cannot see offsets: those that do not fit the tensors are clipped to them.
+struct Tokens {
+  int first;
+  int count;
+
+  RAGGEDRT_DEVICE Tokens(const int* offsets, int total) {
+    first = minimum(maximum(load_global_readonly(offsets), 0), total);
+    count = minimum(maximum(load_global_readonly(offsets + 1), first), total) - first;
+  }
+};
+
 RAGGEDRT_DEVICE Item make_item(const AttentionParams& params, int number) {
   const int entry = number / params.num_heads;
   const Vec16 words = load_global_readonly(
@@ -134,17 +145,18 @@ RAGGEDRT_DEVICE Item make_item(const AttentionParams& params, int number) {
   item.split = static_cast<int>(words.word[3]);
   item.head = number - entry * params.num_heads;
   item.kv_head = item.head / (params.num_heads / params.kv_num_heads);
-  const int queries_begin = load_global_readonly(params.cu_seqlens_q + item.sequence);
-  item.first_query = queries_begin + item.query_index;
-  item.first_key = load_global_readonly(params.cu_seqlens_k + item.sequence);
-  item.keys = load_global_readonly(params.cu_seqlens_k + item.sequence + 1) - item.first_key;
-  const int queries = load_global_readonly(params.cu_seqlens_q + item.sequence + 1) - queries_begin;
+  const Tokens queries(params.cu_seqlens_q + item.sequence, params.total_q);
+  const Tokens keys(params.cu_seqlens_k + item.sequence, params.total_k);
+  item.first_query = queries.first + item.query_index;
+  item.rows = minimum(item.rows, queries.count - item.query_index);
+  item.first_key = keys.first;
+  item.keys = keys.count;
   if constexpr (kRows > kListRows) {
-    item.rows = item.query_index % kRows == 0 ? minimum(kRows, queries - item.query_index) : 0;
+    item.rows = item.query_index % kRows == 0 ? minimum(kRows, queries.count - item.query_index) : 0;
   }
   const bool at_the_end = params.causal != 0 && params.positions_q == nullptr && params.positions_k == nullptr;
   item.lane = recomputed(lane_index());
-  item.shift = at_the_end ? item.keys - queries : 0;
+  item.shift = at_the_end ? item.keys - queries.count : 0;
   return item;
 }
 

@@ -127,7 +127,11 @@ RAGGEDRT_DEVICE void write_item(const AttentionParams& params, const Item& item,
 // splits, merging writes them.
 RAGGEDRT_DEVICE void clear_unused_rows(const AttentionParams& params) {
   if (params.splits > 1) return;
-  const int used = load_global_readonly(params.cu_seqlens_q + params.sequences);
+  int used = 0;
+  if (params.sequences > 0) {
+    const Tokens last(params.cu_seqlens_q + params.sequences - 1, params.total_q);
+    used = last.first + last.count;
+  }
   const int vectors = params.num_heads * kVectors;
   Vec16* output = static_cast<Vec16*>(params.output);
   for (int row = used + block_index_x(); row < params.total_q; row += grid_size_x()) {

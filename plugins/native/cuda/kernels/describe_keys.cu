@@ -37,8 +37,10 @@ RAGGEDRT_DEVICE bool describe_tile(const int* positions, int keys, int tile, int
 RAGGEDRT_DEVICE void describe_keys(const cuda::DescribeKeysParams& params) {
   const int warps = block_threads() / 32;
   for (int sequence = block_index_x(); sequence < params.sequences; sequence += grid_size_x()) {
-    const int first = load_global_readonly(params.cu_seqlens_k + sequence);
-    const int keys = load_global_readonly(params.cu_seqlens_k + sequence + 1) - first;
+    // Offsets that do not fit the tensor are clipped to it, as attention clips them.
+    const int first = minimum(maximum(load_global_readonly(params.cu_seqlens_k + sequence), 0), params.total_k);
+    const int last = minimum(maximum(load_global_readonly(params.cu_seqlens_k + sequence + 1), first), params.total_k);
+    const int keys = last - first;
     const int* positions = params.positions_k + first;
     cuda::KeySummary* summaries = params.key_summaries + first / kKeyTile + sequence;
     const int base = keys > 0 ? load_global_readonly(positions) : 0;

@@ -123,6 +123,7 @@ struct DescribeKeysParams {
   int sequences;
   KeySummary* key_summaries;  // as in AttentionParams
   int* key_base;
+  int total_k;
 };
 
 }  // namespace cuda

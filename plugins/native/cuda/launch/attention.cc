@@ -50,7 +50,8 @@ Status launch_work_list(const Launcher& launcher, const AttentionProblem& proble
 Status launch_key_description(const Launcher& launcher, const AttentionProblem& problem, const Plan& plan) {
   if (plan.bases == nullptr || problem.sequences == 0) return {};
   const DescribeKeysParams params = {problem.positions_k, problem.cu_seqlens_k, static_cast<int>(problem.sequences),
-                                     const_cast<KeySummary*>(plan.summaries), const_cast<int*>(plan.bases)};
+                                     const_cast<KeySummary*>(plan.summaries), const_cast<int*>(plan.bases),
+                                     static_cast<int>(problem.total_k)};
   return launcher.launch(VariantKey{"describe_keys"}, launcher.grid_for(problem.sequences, 1), params);
 }
 

@@ -146,6 +146,23 @@ def check_alone(case: Case, clean: dict[str, Array], victim: int) -> None:
 
 
 @pytest.mark.emulated
+@pytest.mark.parametrize("name", ["lengths_dense", "lengths_causal", "right_window"])
+@pytest.mark.parametrize("last", [10**6, -7], ids=["past_the_end", "negative"])
+def test_offsets_that_do_not_fit_read_nothing_outside(name: str, last: int) -> None:
+    """The host cannot see them; sequences whose offsets fit are as they would be."""
+    case = next(case for case in around_tiles(32) if case.name == name)
+    clean = case.inputs(np.dtype(np.float16))
+    chosen = variant(HALF, 32, (mask_class(clean, case.attributes), 0), "16_rows")
+    broken = {**clean, **{f"cu_seqlens_{side}": clean[f"cu_seqlens_{side}"].copy() for side in "qk"}}
+    for side in "qk":
+        broken[f"cu_seqlens_{side}"][-1] = last
+    found = run_attention(kernels(chosen), chosen, broken, case.attributes, How(), items_of=clean)
+    expected = reference(clean, case.attributes, compute=np.float64)["output"]
+    whole = clean["cu_seqlens_q"][-2]
+    assert_close(found.output[:whole], expected[:whole], ATTENTION[np.dtype(np.float16)])
+
+
+@pytest.mark.emulated
 def test_one_block_or_many_compute_the_same_bits() -> None:
     case = next(case for case in around_tiles(32) if case.name == "lengths_causal")
     inputs = case.inputs(np.dtype(np.float16))
