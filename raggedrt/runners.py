@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from raggedrt.engine_facts import is_engine
 from raggedrt.errors import InputError
 from raggedrt.export.input_specs import graph_input_specs, input_specs
 from raggedrt.export.numerics import Arrays, Runner
@@ -19,6 +20,7 @@ from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.io_roles import Role
 from raggedrt.plugins.runtime.ort import Providers
 from raggedrt.plugins.runtime.session import Session
+from raggedrt.plugins.tensorrt.engine_file import read_engine_file, require_runnable
 from raggedrt.sources import resolve_source, wide_source
 
 
@@ -68,6 +70,9 @@ def open_model(text: str, options: RunnerOptions) -> OpenModel:
     path = pathlib.Path(text)
     if (path / MANIFEST_NAME).exists():
         return _open_bundle(text, options)
+    if is_engine(path) and not path.is_dir():
+        require_runnable(read_engine_file(path).engine, text)
+        raise InputError(f"{text}: an engine does not say what its inputs mean; compare or run the bundle that has it")
     if path.suffix == ".onnx" and not path.is_dir():
         return _open_onnx(path, options)
     return _open_source(text, options)

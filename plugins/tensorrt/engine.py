@@ -125,6 +125,11 @@ def _failure(last: Mapping[str, Any], status: int, log: str, flavour: Flavour, w
             "written. Free memory, or build for fewer and smaller shapes (--max-shapes, --lengths, --batch-sizes)"
         )
     tail = " / ".join(log.strip().splitlines()[-3:])
+    if kind == "builder" and "violate shape constraints" in said:
+        return InputError(
+            f"{where}: a profile has shapes that the graph does not admit ({said}); a sequence may be longer than the "
+            "model has positions, which an ONNX file does not say: give --max-shapes or --lengths within them"
+        )
     if kind == "builder":
         return RaggedRTError(f"{where}: the builder of {flavour.product} failed: {said}; nothing was written")
     if "ModuleNotFoundError" in tail or "ImportError" in tail:

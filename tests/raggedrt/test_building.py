@@ -26,6 +26,7 @@ from raggedrt.errors import InputError, RaggedRTError, TargetError
 from raggedrt.plugins.bundle.reader import Bundle, open_bundle
 from raggedrt.plugins.contract.io_roles import Role
 from raggedrt.plugins.tensorrt.engine_file import file_digest, read_engine_file
+from raggedrt.plugins.tensorrt.flavour import gpu_capabilities
 from raggedrt.plugins.tensorrt.profiles import Sizes, fitting_profile, shapes_of
 
 pytestmark = pytest.mark.tensorrt
@@ -127,10 +128,11 @@ def test_layers_and_inspection_tell_of_the_engine(engine_bundle: Bundle, capsys:
 
 
 def test_a_session_needs_the_device_and_says_so(engine_bundle: Bundle) -> None:
-    if raggedrt.doctor().to_json()["facts"]["GPU driver"] != "none":
+    if gpu_capabilities():
         pytest.skip("there is a GPU here")
     with pytest.raises(TargetError, match="needs an NVIDIA GPU of compute capability 86, 89"):
         raggedrt.Session(engine_bundle)
+    assert main(["compare", str(engine_bundle.path), str(engine_bundle.path), "-q"]) == 5
 
 
 def test_the_graph_of_the_bundle_runs_on_a_cpu(engine_bundle: Bundle) -> None:
@@ -176,7 +178,17 @@ def test_an_onnx_file_becomes_an_engine_with_what_it_is_beside_it(
     assert "128" in capsys.readouterr().out
     assert main(command) == 2  # it exists
     assert "--force" in capsys.readouterr().err
-    assert main(["compare", str(ragged_onnx), str(output)]) in (2, 5)
+
+
+def test_comparing_an_engine_needs_its_device(
+    tiny_onnx: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if gpu_capabilities():
+        pytest.skip("there is a GPU here")
+    shapes = ["--lengths", "uniform(1,64)", "--compute-capability", "89"]
+    assert main(["build", str(tiny_onnx), "-o", str(tmp_path / "x.plan"), *shapes, "-q"]) == 0
+    assert main(["compare", str(tiny_onnx), str(tmp_path / "x.plan")]) == 5
+    assert "needs an NVIDIA GPU of compute capability 89" in capsys.readouterr().err
 
 
 def test_a_plain_export_is_built_as_it_is(tiny_onnx: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -190,6 +202,12 @@ def test_a_plain_export_is_built_as_it_is(tiny_onnx: pathlib.Path, tmp_path: pat
     names = ("input_ids", "attention_mask", "token_type_ids")
     assert built.record.profiles[0].maximum == dict.fromkeys(names, (8, 64))
     assert "tokens" not in built.linear_layers
+
+
+def test_lengths_beyond_the_positions_of_a_model_are_told(tiny_onnx: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match=r"longer than the model has positions.*--max-shapes or --lengths"):
+        raggedrt.build(tiny_onnx, tmp_path / "x.plan", compute_capability="89", lengths="uniform(1,512)")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_padded_bundle_lists_what_is_lacked(
