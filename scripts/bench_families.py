@@ -204,6 +204,21 @@ def chosen(text: str) -> list[tuple[Family, str]]:
     ]
 
 
+def machine() -> dict[str, str]:
+    """What a reader of the record needs to know of the machine."""
+    return {name: value for name, value in machine_facts().items() if name != "op library"}
+
+
+def known_rows(output: pathlib.Path | None, setup: Setup) -> dict[str, Any]:
+    """What was measured before with the same setup: families can be measured one after the other."""
+    stored = None if output is None else output.with_suffix(".json")
+    if stored is None or not stored.exists():
+        return {}
+    results = json.loads(stored.read_text())
+    same = results["setup"] == str(setup) and results["machine"] == machine()
+    return dict(results["families"]) if same else {}
+
+
 def main() -> int:
     """Prepare or measure what is asked for; returns 1 where a family misses the goal."""
     parser = argparse.ArgumentParser(description="Time text families against their no-padding ceiling.")
@@ -214,7 +229,7 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=256, help="tokens of the longest row")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=pathlib.Path, help="write OUTPUT.json and OUTPUT.md")
+    parser.add_argument("--output", type=pathlib.Path, help="write OUTPUT.json and OUTPUT.md, keeping other families")
     arguments = parser.parse_args()
     families = chosen(arguments.families)
     for family, attention in families:
@@ -226,11 +241,11 @@ def main() -> int:
     if arguments.prepare:
         return 0
     setup = Setup(arguments.rows, arguments.length, arguments.rounds, arguments.threads)
-    rows: dict[str, Any] = {}
+    rows = known_rows(arguments.output, setup)
     for family, attention in families:
         rows[family.name] = row = measure(family, attention, arguments.folder / family.key, setup)
         print(f"{family.name:16s} {row['of_ceiling']:.3f} of {row['ceiling']:.2f}x", flush=True)
-    results = {"setup": str(setup), "goal": GOAL, "machine": machine_facts(), "families": rows}
+    results = {"setup": str(setup), "goal": GOAL, "machine": machine(), "families": rows}
     if arguments.output:
         arguments.output.with_suffix(".json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         arguments.output.with_suffix(".md").write_text(table(results))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import helper, numpy_helper
 
 Rng = np.random.Generator
@@ -257,8 +258,8 @@ def into_functions(model: onnx.ModelProto, rng: Rng) -> None:
 
 
 def into_subgraph(model: onnx.ModelProto, rng: Rng) -> None:
-    """A node moves into both branches of an If, or of Ifs within one another."""
-    node = _pick(rng, [n for n in model.graph.node if len(n.output) == 1 and n.output[0]])
+    """A node moves into a branch of an If, or of Ifs within one another."""
+    node = _pick(rng, [n for n in model.graph.node if len(n.output) == 1 and n.output[0] and n.input and n.input[0]])
     if node is None:
         return
     inner = onnx.NodeProto.FromString(node.SerializeToString())
@@ -266,7 +267,9 @@ def into_subgraph(model: onnx.ModelProto, rng: Rng) -> None:
         result = f"{node.output[0]}_in_{level}"
         inner.output[0] = result
         branch = helper.make_graph([inner], f"branch_{level}", [], [helper.make_empty_tensor_value_info(result)])
-        inner = helper.make_node("If", ["condition"], [node.output[0]], then_branch=branch, else_branch=branch)
+        same = helper.make_node("Identity", [node.input[0]], [result])  # a second copy would double at every level
+        other = helper.make_graph([same], f"other_{level}", [], [helper.make_empty_tensor_value_info(result)])
+        inner = helper.make_node("If", ["condition"], [node.output[0]], then_branch=branch, else_branch=other)
     node.CopyFrom(inner)
     if "condition" not in [tensor.name for tensor in model.graph.initializer]:
         model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition"))
@@ -325,9 +328,19 @@ def mutated(model: onnx.ModelProto, rng: Rng) -> tuple[bytes, list[str]]:
     done = []
     for _ in range(int(rng.integers(1, 4))):
         mutation = _pick(rng, MUTATIONS)
-        if copy.graph.node:
-            mutation(copy, rng)
-            done.append(mutation.__name__)
+        before = copy.SerializeToString()
+        try:
+            if copy.graph.node:
+                mutation(copy, rng)
+                copy.SerializeToString()
+                done.append(mutation.__name__)
+        except (
+            ValueError,
+            TypeError,
+            DecodeError,
+            EncodeError,
+        ):  # what an earlier mutation left cannot be changed this way
+            copy = onnx.ModelProto.FromString(before)
     data = bytearray(copy.SerializeToString())
     if rng.random() < 0.05:
         done.append("bytes")
