@@ -18,7 +18,7 @@ Each cell says what padded and then what ragged inputs and outputs gave:
 - **partial**: the values are equal, and something was left as it is, with its reason.
 - **no padding**: the model has no padding mask, so there is nothing to remove; the values are equal.
 - **refused**: nothing was packed, with the reason of the note; the model stays as it is.
-- **-**: transformers or the exporter has no such combination.
+- **-**: transformers or the exporter has no such combination; an empty cell was not tried.
 
 Made with {versions}.
 """
@@ -92,7 +92,9 @@ def _tried(cell: Mapping[str, Any] | None) -> bool:
 
 
 def _cell_text(cell: Mapping[str, Any] | None, notes: Notes) -> str:
-    if cell is None or not _tried(cell):
+    if cell is None:
+        return ""
+    if not _tried(cell):
         return "-"
     if cell["export"]["status"] != "ok":
         return _part_text(cell["export"], notes)
