@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raggedrt.errors import InputError
 from raggedrt.plugins.runtime.device_tensors import Array, DeviceTensor, give, move, onnx_type
 from raggedrt.plugins.runtime.ort_errors import RUN_ERRORS, import_onnxruntime, translated
 from raggedrt.plugins.runtime.ort_values import run_with_values, to_value
@@ -52,11 +53,18 @@ class Caller:
         self._fixed = FixedBuffers(session, outputs, place) if fixed else None
 
     def __call__(self, arrays: Mapping[str, Value], *, on_device: bool = False) -> dict[str, Any]:
-        """Outputs by name: arrays, or with `on_device` tensors where the session computes."""
+        """Outputs by name: arrays, or with `on_device` tensors where the session computes.
+
+        Raises:
+            InputError: tensors of a device are given or wanted, and the session is an engine's.
+        """
+        bound = on_device or any(isinstance(value, DeviceTensor) for value in arrays.values())
+        if bound and not hasattr(self._session, "io_binding"):
+            raise InputError("engines take and give arrays of the host; give arrays, and leave on_device out.")
         with translated("the model failed", RUN_ERRORS, ""):
             if self._fixed is not None:
                 tensors = self._fixed.run(arrays, copy=not on_device)
-            elif on_device or any(isinstance(value, DeviceTensor) for value in arrays.values()):
+            elif bound:
                 tensors = self._bound(arrays, self._place.device if on_device else "cpu")
             else:
                 run = self._session.run

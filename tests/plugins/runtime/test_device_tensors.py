@@ -10,7 +10,7 @@ import pytest
 from helpers.tolerances import Tolerance, assert_close
 from helpers.toy_bundles import reference, toy_bundle
 from raggedrt.errors import InputError
-from raggedrt.plugins.runtime.calls import FixedBuffers, Place
+from raggedrt.plugins.runtime.calls import Caller, FixedBuffers, Place
 from raggedrt.plugins.runtime.device_tensors import DeviceTensor, is_tensor, take
 from raggedrt.plugins.runtime.session import Session
 
@@ -182,6 +182,19 @@ def test_copies_of_fixed_buffers_are_the_callers(ragged_folder: pathlib.Path) ->
 def test_the_default_stream_is_no_stream_to_name(ragged_folder: pathlib.Path) -> None:
     with pytest.raises(InputError, match="has no handle"):
         Session(ragged_folder, native=False, stream=0)
+
+
+def test_engines_take_arrays() -> None:
+    class Engine:
+        def run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [feeds["x"] + 1 for _ in names]
+
+    call = Caller(Engine(), ["y"], Place(), beyond_numpy=False)
+    assert call({"x": np.zeros(2)})["y"].tolist() == [1, 1]
+    with pytest.raises(InputError, match="engines take and give arrays"):
+        call({"x": np.zeros(2)}, on_device=True)
+    with pytest.raises(InputError, match="engines take and give arrays"):
+        call({"x": take("x", torch.zeros(2))})
 
 
 def test_graphs_need_packed_inputs_and_few_shapes(padded: Session, ragged_folder: pathlib.Path) -> None:
