@@ -45,6 +45,7 @@ def outcomes(folder: Path, first: int, last: int) -> tuple[dict[int, dict[str, A
     return rows, ended
 
 
+@pytest.mark.slow
 def test_mutated_graphs(tmp_path: Path) -> None:
     rows, ended = outcomes(tmp_path, FIRST, FIRST + SEEDS)
     faults = [row for row in rows.values() if row.get("outcome") in FAULTS]
