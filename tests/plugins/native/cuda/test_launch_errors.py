@@ -210,9 +210,9 @@ class TestDriver:
                 run_op(emulated_launcher(), memory, "UnpackTokens", inputs, {})
 
     def test_what_a_kernel_does_wrong_arrives(self, memory: DeviceMemory) -> None:
-        """Offsets that leave the tensors: the emulator finds the access, and the error reaches the caller."""
+        """An output that is too small: the emulator finds the access, and the error reaches the caller."""
         call = attention(memory)
-        call.problem.cu_seqlens_k = memory.put(np.array([0, 70, 4000], np.int32))
+        call.problem.output = memory.make(64)
         with (
             pytest.raises(LaunchError, match="CUDA_ERROR_LAUNCH_FAILED"),
             device_memory(emulated_driver()) as other,
