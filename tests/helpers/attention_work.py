@@ -52,7 +52,7 @@ def _item(rows: int, keys: int, variant: Variant) -> Work:
     blocks = warps * variant.row_blocks
     groups = ceil_divide(keys, GROUP)
     tiles = ceil_divide(keys, variant.key_tile)
-    held = variant.row_blocks * (12 * slices + variant.key_tile // 2) <= 176  # kQueriesInRegisters
+    held = variant.row_blocks * (12 * slices + variant.key_tile // 2) < 176  # kQueriesInRegisters
     whole, rest = divmod(keys, variant.key_tile)
     query_loads = 1 if held else whole + ceil_divide(rest, GROUP)
     per_thread = variant.row_blocks * 2 * (variant.key_tile // 4 + 1)  # exponentials of a tile, and rescaling

@@ -42,7 +42,7 @@ constexpr int kVectors = kHeadSize / 8;    // 16-byte vectors of a row
 
 // Fragments of queries, outputs and scores together must leave a thread some 80 of its 255 registers. Where they would
 // not, queries are read from shared memory for every tile.
-constexpr bool kQueriesInRegisters = kRowBlocks * (12 * kSlices + kKeys / 2) <= 176;
+constexpr bool kQueriesInRegisters = kRowBlocks * (12 * kSlices + kKeys / 2) < 176;
 
 static_assert(kHeadSize % 16 == 0 && kHeadSize <= 128, "head sizes are multiples of 16, at most 128");
 static_assert(kKeys == 32 || kKeys == 64, "a key tile is half or all of what a KeySummary describes");
