@@ -227,6 +227,8 @@ def _pack(
     biases = {output: masks[output].biases for output in specs}
     record = report.record("pack")
     try:
+        if not understanding.sites and not understanding.unknown_sites:
+            raise PackingRefused("graph", "no attention was found")
         if understanding.analysis.inputs.attention_mask is None:
             raise PackingRefused(NO_MASK_INPUT, NO_MASK_REASON)
         if len(cache := cache_inputs(graph)) > 1 and not specs:
@@ -235,8 +237,6 @@ def _pack(
         if understanding.unknown_sites and not specs:
             first = understanding.unknown_sites[0]
             raise PackingRefused(first.name, f"attention in an unknown form (closest: {first.form}): {first.reason}")
-        if not understanding.sites:
-            raise PackingRefused("graph", "no attention was found")
         if refused and not specs:
             site, reason = next(iter(refused.values()))
             raise PackingRefused(site.name, reason)
