@@ -162,7 +162,7 @@ NARROW_64, NARROW_32 = AttentionTile(64, 4, 1, 2), AttentionTile(32, 4, 1, 2)
 PLAIN_TILES: dict[int, tuple[AttentionTile, ...]] = {
     32: (WIDE_64, WIDE_64, WIDE_64),
     64: (WIDE_64, WIDE_32, WIDE_32),
-    80: (WIDE_64, NARROW_64, NARROW_64),
+    80: (NARROW_64, NARROW_64, NARROW_64),
     96: (WIDE_32, NARROW_64, NARROW_64),
     128: (WIDE_32, NARROW_64, NARROW_32),
 }
