@@ -28,8 +28,8 @@ MAIN = """
 PLAIN = """
 ## Families, exported by `torch.onnx.export` alone
 
-Nothing of this package prepares these models, so families whose attention PyTorch's exporter cannot trace are absent, and
-BigBird, traced on a short row, is the dense model that transformers makes of it there.
+Nothing of this package prepares these models, so families whose attention PyTorch's exporter cannot trace are absent,
+and BigBird, traced on a short row, is the dense model that transformers makes of it there.
 """
 TASKS = """
 ## Heads and tasks

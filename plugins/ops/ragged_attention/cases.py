@@ -42,8 +42,8 @@ class Problem:
     """Attributes of the packing plan."""
     extra: tuple[str, ...] = ()
     """Optional inputs beyond positions: bias, distance_bias, alibi_slopes, head_sink, rel_query, rel_key, rel_bucket,
-    head_group, work_list, or hiding_bias: a bias for all sequences and heads that hides every key from query 0 and key 0 from
-    every query."""
+    head_group, work_list, or hiding_bias: a bias for all sequences and heads that hides every key from query 0 and key
+    0 from every query."""
     tiles: tuple[int, int] = (0, 0)
     """Sequences and groups of a random tile list with blocks of `TILE`; none: no tile list."""
     magnitude: float = 1.0
