@@ -64,7 +64,7 @@ def choose(chooser: tuple[Launcher, Path], wanted: AttentionCall, limits: Device
         *((call(head_size=size), rf"attention_half_h{size}_q64") for size in (32, 64, 80, 96, 128)),
         (call(total=65536, longest=4096), r"attention_half_h64_q128"),
         (call(total=65536, longest=4096, causal=True), r"attention_half_h64_m1_q128"),
-        (call(total=65536, longest=4096, head_size=128), r"attention_half_h128_q128"),
+        (call(total=65536, longest=4096, head_size=128), r"attention_half_h128_q64"),
         (call(total=65536, longest=4096, window=(256, 256)), r"attention_half_h64_m1_q64"),
         (call(total=65536, longest=4096, tiles=True), r"attention_half_h64_m2_q64"),
         (call(total=65536, longest=4096, head_size=96), r"attention_half_h96_q64"),
