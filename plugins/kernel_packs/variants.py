@@ -168,7 +168,7 @@ PLAIN_TILES: dict[int, tuple[AttentionTile, ...]] = {
 }
 """By head size and mask class (every key, by position, by tile list), without score terms: the largest that spill
 nothing on any architecture. Which of those is fastest has to be measured."""
-LONG_64, LONG_32, LONG_NARROW = AttentionTile(64, 4, 2, 2), AttentionTile(32, 4, 2, 2), AttentionTile(64, 8, 1, 1)
+LONG_64, LONG_32 = AttentionTile(64, 4, 2, 2), AttentionTile(32, 4, 2, 2)
 LONG_TILES: dict[int, tuple[AttentionTile, ...]] = {64: (LONG_64, LONG_32)}
 """Of 128 query rows, for long sequences: what these sizes have besides, by mask class."""
 SCORED_TILES = {32: NARROW_32, 64: NARROW_32, 80: NARROW_64, 96: NARROW_32, 128: NARROW_32}
