@@ -10,6 +10,7 @@ import typer
 import raggedrt
 from raggedrt.cli import options
 from raggedrt.cli.console import print_json, print_text
+from raggedrt.errors import InputError
 
 
 def inspect(
@@ -40,3 +41,5 @@ def inspect(
             print_text(inspection_text(facts))
         if engines := engines_text(facts):
             print_text(engines)
+    if problem := facts.get("problem"):
+        raise InputError(problem)  # what could be said is said; scripts see that the file is of no use

@@ -134,8 +134,10 @@ def test_what_cannot_be_rewritten_is_inspected_all_the_same(
     assert facts["model"]["op_types"] == {"Relu": 1}
     assert facts["problem"]
     assert str(tmp_path) not in facts["problem"]
-    assert main(["inspect", str(tmp_path / "relu.onnx")]) == 0
-    assert "cannot be rewritten" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "relu.onnx")]) == 2
+    said = capsys.readouterr()
+    assert "cannot be rewritten" in said.out
+    assert facts["problem"] in said.err
 
 
 @pytest.mark.parametrize(
