@@ -112,7 +112,8 @@ def verify_imposed(
     unhidden = ", ".join(case.name for case, _, _ in same) or "none"
     reference_text = f"its function bodies with the imposed masks; the original where they hide nothing ({unhidden})"
     names = tuple(case.name for case, _, _ in results)
-    return Verified(names, worst_errors(comparisons) if comparisons else (), True in served, reference_text)
+    errors = worst_errors(comparisons) if comparisons else ()
+    return Verified(names, errors, True in served, reference=reference_text)
 
 
 def measure_approximation(
