@@ -20,6 +20,8 @@ from raggedrt.plugins.tensorrt.job import EngineJob
 
 EXIT_REPORTED = 3
 """Exit status after an event `failed` that says everything."""
+OUT_OF_MEMORY = ("out of memory", "bad_alloc", "outofmemory", "resource temporarily unavailable")
+"""What errors say that mean it; the last one when there is no room for the stack of another thread."""
 REPORT_SECONDS = 0.5
 """Least time between two reports of the builder's progress."""
 
@@ -185,7 +187,7 @@ def _monitor(trt: Any, send: Any) -> Any:
 
 
 def _is_memory(messages: list[str]) -> bool:
-    return any(word in text.lower() for text in messages for word in ("out of memory", "bad_alloc", "outofmemory"))
+    return any(word in text.lower() for text in messages for word in OUT_OF_MEMORY)
 
 
 def _layers(trt: Any, log: Any, engine: bytes, network: Any) -> tuple[dict[str, Any], bool]:
