@@ -48,12 +48,12 @@ class Conv:
             )
         before, after = _numbers(chain[0], "pads", [0, 0])
         form = region.neighbours(node, source, range(-before, after + 1))  # [T, C, reach]
-        for number, conv in enumerate(chain):
+        for conv in chain:
             rest = list(conv.inputs[1:])
             if any(value is not None and value.const_value is None for value in rest):
                 raise PackingRefused(conv, "its weights are computed")
             form = region.emit(conv, [form, *rest], {"pads": [0, 0]})[0]
-            form.shape = None if number + 1 < len(chain) else form.shape
+            form.shape = None  # emit knows the shape of packed slots, [C, T]; this is [T, C, reach left]
         return [region.tokens_last(node, form)]
 
 
