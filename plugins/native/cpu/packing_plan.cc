@@ -32,10 +32,7 @@ PackingPlan::PackingPlan(const PackingInput& input)
     for (int64_t row = 0; row < input.rows; ++row) slots_[static_cast<size_t>(row * input.slots + slot)] |= kKept;
   }
   for (const uint8_t slot : slots_) tokens_ += slot != kDropped;
-  if (input.capacity > 0) {
-    const int64_t multiples = (tokens_ + input.capacity - 1) / input.capacity;
-    tokens_ = (multiples > 0 ? multiples : 1) * input.capacity;
-  }
+  tokens_ = plan_rows(tokens_, input.capacity);
 }
 
 void PackingPlan::write(const PackingOutput& output) const {

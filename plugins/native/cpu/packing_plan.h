@@ -44,6 +44,13 @@ class PackingPlan {
   int64_t tokens_ = 0;
 };
 
+// Rows of the outputs for that many tokens.
+inline int64_t plan_rows(int64_t tokens, int64_t capacity) {
+  if (capacity <= 0) return tokens;
+  const int64_t multiples = (tokens + capacity - 1) / capacity;
+  return (multiples > 0 ? multiples : 1) * capacity;
+}
+
 // Whether slot numbers of this batch fit the int32 outputs.
 bool packing_fits(int64_t rows, int64_t slots);
 

@@ -1,6 +1,4 @@
 // The ops as plugins: symbolic shapes, and calls of the launcher.
-#include <algorithm>
-
 #include "node/block_mask.h"
 #include "node/merge_states.h"
 #include "node/packing.h"
@@ -51,8 +49,7 @@ class PackingPlanOp final : public CallingOp<PackingPlanOp> {
     using Out = gen::PackingPlanOutput;
     cuda::PackingPlanCall call;
     call.input = node_.problem(tensors);
-    const int64_t slots = call.input.rows * call.input.slots;
-    call.tokens = capacity_ == 0 ? slots : std::max<int64_t>(1, (slots + capacity_ - 1) / capacity_) * capacity_;
+    call.tokens = plan_rows(call.input.rows * call.input.slots, capacity_);
     call.output = {tensors.output<int32_t>(Out::token_index), tensors.output<int32_t>(Out::cu_seqlens),
                    tensors.output<int32_t>(Out::position), tensors.output<int32_t>(Out::key_position)};
     call.token_count = tensors.output<int64_t>(kTokenCount);
