@@ -5,36 +5,29 @@ Standard library only: it also runs inside the wheel build. Nothing here asks th
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import os
 import pathlib
 import platform
-import shutil
-import subprocess
-import tempfile
 
 from raggedrt.errors import TargetError
 from raggedrt.plugins.kernel_packs.digest import kernels_digest
 from raggedrt.plugins.native import codegen
 from raggedrt.plugins.native.cache import LIBRARY_NAME, library_path
+from raggedrt.plugins.native.compiler import find_compiler, make_file, run_compiler
 from raggedrt.plugins.native.headers import find_ort_headers, obtain_ort_headers
-from raggedrt.plugins.native.objects import cached_object
+from raggedrt.plugins.native.objects import Unit, compile_unit, exports_flag
 
 __all__ = [
     "build_in_cache",
     "build_library",
-    "find_compiler",
     "find_ort_headers",
     "obtain_ort_headers",
     "source_digest",
 ]
 
 SOURCE_FOLDER = pathlib.Path(__file__).resolve().parent
-COMPILERS = ("c++", "g++", "clang++")
-COMPILE_TIMEOUT_SECONDS = 900
 NOT_IN_THE_LIBRARY = ("cuda/device/", "cuda/emulator/", "tensorrt/")
 """Folders of device code, the emulator and TensorRT plugins, which other modules build."""
 
@@ -122,26 +115,14 @@ ORT_SOURCES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """One compiler call: `source` (relative to this folder) with `flags`, to the object file `name`.o."""
-
-    source: str
-    name: str
-    flags: tuple[str, ...] = ()
-
-
 def compile_units(machine: str) -> tuple[Unit, ...]:
     """Every compiler call for a library for `machine` (as `platform.machine()` names it)."""
     simd = [
-        Unit(SIMD_SOURCE, f"simd_{isa}", (f"-DRAGGEDRT_ISA={isa}", *flags))
+        Unit(SIMD_SOURCE, (f"-DRAGGEDRT_ISA={isa}", *flags))
         for isa, machines, flags in INSTRUCTION_SETS
         if machines is None or machine in machines
     ]
-    plain = [
-        Unit(source, source.replace("/", "_").removesuffix(".cc"))
-        for source in (*CPU_SOURCES, *NODE_SOURCES, *LAUNCH_SOURCES, *ORT_SOURCES)
-    ]
+    plain = [Unit(source) for source in (*CPU_SOURCES, *NODE_SOURCES, *LAUNCH_SOURCES, *ORT_SOURCES)]
     return (*simd, *plain)
 
 
@@ -171,23 +152,6 @@ def installed_version() -> str:
         return importlib.metadata.version("raggedrt")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
-
-
-def find_compiler() -> str:
-    """The C++ compiler: $CXX, else the first of c++, g++, clang++.
-
-    Raises:
-        TargetError: there is none.
-    """
-    named = os.environ.get("CXX")
-    for name in (named,) if named else COMPILERS:
-        found = shutil.which(name)
-        if found:
-            return found
-    raise TargetError(
-        f"no C++ compiler found ({named or ', '.join(COMPILERS)}); install one (on Debian and Ubuntu: apt install g++) "
-        "or set CXX to one that supports C++17"
-    )
 
 
 def build_in_cache(include_dir: pathlib.Path | None = None, *, obtain: bool = True) -> pathlib.Path:
@@ -230,56 +194,25 @@ def build_library(
     Raises:
         TargetError: no compiler, no headers, or the compiler refuses the sources.
     """
-    compiler = find_compiler()
+    find_compiler()
     headers = include_dir or find_ort_headers()
     if headers is None:
         raise TargetError(
             "ONNX Runtime's C API headers were not found; run `raggedrt doctor --build-ops`, which obtains them, or "
             "set ORT_INCLUDE_DIR to the include folder of an ONNX Runtime release archive"
         )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=output_dir) as scratch:
-        folder = pathlib.Path(scratch)
+    facts = {
+        "RAGGEDRT_SOURCE_DIGEST": source_digest(),
+        "RAGGEDRT_VERSION": version or installed_version(),
+        "RAGGEDRT_KERNEL_DIGEST": kernels_digest(),
+    }
+    flags = (*COMMON_FLAGS, *extra_flags, f"-isystem{headers}")
+
+    def build(folder: pathlib.Path) -> None:
         (folder / codegen.FILE_NAME).write_text(codegen.ops_header(), encoding="utf-8")
-        facts = {
-            "RAGGEDRT_SOURCE_DIGEST": source_digest(),
-            "RAGGEDRT_VERSION": version or installed_version(),
-            "RAGGEDRT_KERNEL_DIGEST": kernels_digest(),
-        }
-        flags = [*COMMON_FLAGS, *extra_flags, f"-isystem{headers}"]
-        folders = (SOURCE_FOLDER, folder)
-        units = compile_units(platform.machine())
-        objects = [_compile(compiler, unit, flags, facts, folders) for unit in units]
-        library = folder / LIBRARY_NAME
-        exports = folder / "exports.map"
-        exports.write_text(f"{{ global: {' '.join(f'{name};' for name in EXPORTS)} local: *; }};\n", encoding="utf-8")
-        script = f"-Wl,--version-script={exports}"
-        _check_run([compiler, "-o", str(library), *objects, *extra_flags, *LINK_FLAGS, script])
-        library.replace(output_dir / LIBRARY_NAME)
-    return output_dir / LIBRARY_NAME
+        folders, units = (SOURCE_FOLDER, folder), compile_units(platform.machine())
+        objects = [compile_unit(unit, flags, facts, folders, "the op library") for unit in units]
+        linking = (*extra_flags, *LINK_FLAGS, exports_flag(folder, EXPORTS))
+        run_compiler([find_compiler(), "-o", str(folder / LIBRARY_NAME), *objects, *linking], "the op library")
 
-
-def _compile(
-    compiler: str, unit: Unit, flags: list[str], facts: dict[str, str], folders: tuple[pathlib.Path, ...]
-) -> str:
-    source = SOURCE_FOLDER / unit.source
-    text = source.read_text(encoding="utf-8")
-    # Facts about the build are named in sources, never in headers; the others' objects do not change with them.
-    named = [f'-D{name}="{value}"' for name, value in facts.items() if name in text]
-    command = [compiler, *flags, *named, *unit.flags]
-
-    def compile_to(target: pathlib.Path) -> None:
-        _check_run([*command, *(f"-I{folder}" for folder in folders), "-c", str(source), "-o", str(target)])
-
-    return str(cached_object(source, command, folders, compile_to))
-
-
-def _check_run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_SECONDS, check=False)
-    if done.returncode != 0:
-        errors = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
-        shown = "; ".join(errors[:3]) or done.stderr.strip()[-500:]
-        raise TargetError(
-            f"the C++ compiler failed: {shown}. The library needs C++17 (GCC 9 or Clang 9 and later); set CXX to "
-            f"another compiler, or report this with the command: {' '.join(command)}"
-        )
+    return make_file(output_dir / LIBRARY_NAME, build)

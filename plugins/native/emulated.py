@@ -7,20 +7,18 @@ under a digest of the sources, objects apart, so that only what changed is compi
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import functools
 import hashlib
 import os
 import pathlib
-import re
 import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from raggedrt.errors import TargetError
-from raggedrt.plugins.native.build import COMPILE_TIMEOUT_SECONDS, SOURCE_FOLDER, find_compiler
+from raggedrt.plugins.native.build import SOURCE_FOLDER
 from raggedrt.plugins.native.cache import cache_folder
+from raggedrt.plugins.native.compiler import find_compiler, made_once, run_compiler, with_includes
 
 __all__ = ["KernelVariant", "build", "build_runtime", "poisons_registers"]
 
@@ -36,7 +34,7 @@ KERNEL_FLAGS = ("-g1", "-fno-strict-aliasing", "-ffp-contract=off", "-Wno-unknow
 POISON_FLAG = "-ftrivial-auto-var-init=pattern"
 LINK_FLAGS = ("-shared", "-Wl,-z,defs")
 JOBS = 2
-INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
+WHAT = "device code for the emulator"
 
 
 class KernelVariant(Protocol):
@@ -74,9 +72,8 @@ def build(variants: Iterable[KernelVariant], *, overlay: pathlib.Path | None = N
         objects = list(dict.fromkeys(pool.map(lambda variant: _kernel_object(variant, folders), wanted)))
     digest = _digest(str(runtime), *(str(path) for path in objects))
     library = cache_folder() / "emulated" / "kernels" / digest / KERNELS_NAME
-    if not library.is_file():
-        _link(library, objects, runtime, f"-Wl,-rpath,{runtime.parent}")
-    return library
+    flags = (runtime, f"-Wl,-rpath,{runtime.parent}")
+    return made_once(library, lambda folder: _link(folder / KERNELS_NAME, objects, *flags))
 
 
 def build_runtime() -> pathlib.Path:
@@ -89,13 +86,15 @@ def build_runtime() -> pathlib.Path:
     contents = _contents(sources, (SOURCE_FOLDER,))
     digest = _digest(repr((COMMON_FLAGS, RUNTIME_FLAGS, LINK_FLAGS)), find_compiler(), *contents)
     library = cache_folder() / "emulated" / "runtime" / digest / RUNTIME_NAME
-    if not library.is_file():
-        with _scratch(library.parent) as folder, concurrent.futures.ThreadPoolExecutor(max_workers=JOBS) as pool:
-            flags = (*COMMON_FLAGS, *RUNTIME_FLAGS, f"-I{SOURCE_FOLDER}")
-            objects = [folder / f"{source.stem}.o" for source in sources]
+
+    def make(folder: pathlib.Path) -> None:
+        flags = (*COMMON_FLAGS, *RUNTIME_FLAGS, f"-I{SOURCE_FOLDER}")
+        objects = [folder / f"{source.stem}.o" for source in sources]
+        with concurrent.futures.ThreadPoolExecutor(max_workers=JOBS) as pool:
             list(pool.map(lambda source, target: _compile(source, target, flags), sources, objects))
-            _link(library, objects, f"-Wl,-soname,{RUNTIME_NAME}", "-ldl", "-pthread")
-    return library
+        _link(folder / RUNTIME_NAME, objects, f"-Wl,-soname,{RUNTIME_NAME}", "-ldl", "-pthread")
+
+    return made_once(library, make)
 
 
 def poisons_registers() -> bool:
@@ -118,34 +117,21 @@ def _kernel_object(variant: KernelVariant, folders: Sequence[pathlib.Path]) -> p
     contents = _contents([source], folders)
     digest = _digest(repr((COMMON_FLAGS, extra, definitions, variant.entry)), find_compiler(), *contents)
     target = cache_folder() / "emulated" / "objects" / f"{digest}.o"
-    if not target.is_file():
-        with _scratch(target.parent) as folder:
-            unit = folder / "unit.cc"
-            unit.write_text(f'#include "{source}"\nRAGGEDRT_EMULATED_EXPORT({variant.entry})\n', encoding="utf-8")
-            includes = [f"-I{path}" for path in folders]
-            # Variants of one source have functions of the same names: a namespace of their own keeps them apart.
-            own = (f"-DRAGGEDRT_ENTRY={variant.entry}", f"-Draggedrt=raggedrt_{digest}")
-            _compile(unit, folder / "unit.o", (*COMMON_FLAGS, *extra, *definitions, *own, *includes))
-            (folder / "unit.o").replace(target)
-    return target
+    # Variants of one source have functions of the same names: a namespace of their own keeps them apart.
+    own = (f"-DRAGGEDRT_ENTRY={variant.entry}", f"-Draggedrt=raggedrt_{digest}")
+    flags = (*COMMON_FLAGS, *extra, *definitions, *own, *(f"-I{path}" for path in folders))
+
+    def make(folder: pathlib.Path) -> None:
+        unit = folder / "unit.cc"
+        unit.write_text(f'#include "{source}"\nRAGGEDRT_EMULATED_EXPORT({variant.entry})\n', encoding="utf-8")
+        _compile(unit, folder / target.name, flags)
+
+    return made_once(target, make)
 
 
 def _contents(sources: Iterable[pathlib.Path], folders: Sequence[pathlib.Path]) -> list[str]:
-    """Names and texts of the sources and of all our files that they include, in the order of reading."""
-    seen: dict[pathlib.Path, None] = {}
-    waiting = list(sources)
-    parts: list[str] = []
-    while waiting:
-        path = waiting.pop(0)
-        if path in seen:
-            continue
-        seen[path] = None
-        content = path.read_text(encoding="utf-8")
-        parts += [str(path), content]
-        for name in INCLUDE.findall(content):
-            beside = [path.parent / name, *(folder / name for folder in folders)]
-            waiting += [found for found in beside if found.is_file()][:1]
-    return parts
+    """Names and texts of the sources and of all our files that they include."""
+    return [part for path in with_includes(sources, folders) for part in (str(path), path.read_text(encoding="utf-8"))]
 
 
 def _digest(*parts: str) -> str:
@@ -155,37 +141,15 @@ def _digest(*parts: str) -> str:
     return whole.hexdigest()[:32]
 
 
-@contextlib.contextmanager
-def _scratch(beside: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder on the file system of `beside`, so that finished files can be moved there in one step."""
-    beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=beside) as name:
-        yield pathlib.Path(name)
-
-
-def _link(library: pathlib.Path, objects: Sequence[pathlib.Path], *flags: pathlib.Path | str) -> None:
-    with _scratch(library.parent) as folder:
-        built = folder / library.name
-        _check_run([find_compiler(), "-o", str(built), *map(str, objects), *map(str, flags), *LINK_FLAGS])
-        built.replace(library)
+def _link(target: pathlib.Path, objects: Iterable[pathlib.Path], *flags: pathlib.Path | str) -> None:
+    run_compiler([find_compiler(), "-o", str(target), *map(str, objects), *map(str, flags), *LINK_FLAGS], WHAT)
 
 
 def _compile(source: pathlib.Path, target: pathlib.Path, flags: Sequence[str]) -> None:
-    _check_run([find_compiler(), *flags, "-c", str(source), "-o", str(target)])
+    run_compiler([find_compiler(), *flags, "-c", str(source), "-o", str(target)], WHAT)
 
 
 @functools.cache
 def _accepts(compiler: str, flag: str) -> bool:
     command = [compiler, "-Werror", flag, "-x", "c++", "-fsyntax-only", os.devnull]
     return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
-
-
-def _check_run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_SECONDS, check=False)
-    if done.returncode != 0:
-        errors = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line]
-        shown = "; ".join(errors[:3]) or done.stderr.strip()[-500:]
-        raise TargetError(
-            f"the C++ compiler refuses device code for the emulator: {shown}. It needs C++17 (GCC 9 or Clang 9 and "
-            f"later); set CXX to another compiler, or report this with the command: {' '.join(command)}"
-        )

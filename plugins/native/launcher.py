@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
-import subprocess
-import tempfile
 
-from raggedrt.errors import TargetError
 from raggedrt.plugins.kernel_packs.digest import kernels_digest
-from raggedrt.plugins.native.build import COMPILE_TIMEOUT_SECONDS, SOURCE_FOLDER, find_compiler
+from raggedrt.plugins.native.build import SOURCE_FOLDER
 from raggedrt.plugins.native.cache import cache_folder
+from raggedrt.plugins.native.compiler import find_compiler, made_once, run_compiler
 
 LAUNCHER_NAME = "libraggedrt_cuda_launcher.so"
 OTHER_SOURCES = ("cpu/packing_plan.cc",)
@@ -45,21 +43,11 @@ def build_launcher(extra_flags: tuple[str, ...] = ()) -> pathlib.Path:
     ):
         digest.update(f"{path.relative_to(SOURCE_FOLDER)}\0".encode() + path.read_bytes())
     library = cache_folder() / "launcher" / digest.hexdigest()[:32] / LAUNCHER_NAME
-    if library.is_file():
-        return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=library.parent) as scratch:
-        built = pathlib.Path(scratch) / LAUNCHER_NAME
+
+    def build(folder: pathlib.Path) -> None:
         define = f'-DRAGGEDRT_KERNEL_DIGEST="{kernels_digest()}"'
         sources = [str(path) for path in launcher_sources()]
-        command = [find_compiler(), *FLAGS, define, f"-I{SOURCE_FOLDER}", *sources, "-o", str(built), *extra_flags]
-        done = subprocess.run(
-            [*command, *LINK_FLAGS], capture_output=True, text=True, timeout=COMPILE_TIMEOUT_SECONDS, check=False
-        )
-        if done.returncode:
-            raise TargetError(
-                f"the C++ compiler refuses the CUDA launcher: {done.stderr.strip()[-800:]}. It needs C++17 (GCC 9 or "
-                "Clang 9 and later); set CXX to another compiler"
-            )
-        built.replace(library)
-    return library
+        command = [find_compiler(), *FLAGS, define, f"-I{SOURCE_FOLDER}", *sources, "-o", str(folder / LAUNCHER_NAME)]
+        run_compiler([*command, *extra_flags, *LINK_FLAGS], "the CUDA launcher")
+
+    return made_once(library, build)

@@ -5,55 +5,59 @@ Standard library only.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pathlib
-import re
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from raggedrt.plugins.native.cache import cache_folder
+from raggedrt.plugins.native.compiler import find_compiler, made_once, run_compiler, with_includes
 
-INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]', re.MULTILINE)
+EXPORTS_NAME = "exports.map"
 
 
-def cached_object(
-    source: pathlib.Path,
-    command: Sequence[str],
-    folders: Sequence[pathlib.Path],
-    compile_to: Callable[[pathlib.Path], None],
-) -> pathlib.Path:
-    """The object file of `source`, from the cache or made now.
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One compiler call: `source`, relative to the folder of sources, with flags of its own."""
+
+    source: str
+    flags: tuple[str, ...] = ()
+
+
+def compile_unit(
+    unit: Unit, flags: Sequence[str], facts: Mapping[str, str], folders: Sequence[pathlib.Path], what: str
+) -> str:
+    """The object file of a unit, from the cache or made now.
 
     Args:
-        source: translation unit.
-        command: the compiler and its flags, without names of passing folders.
+        unit: its source is found in the first of the folders.
+        flags: of every unit.
+        facts: texts about this build, by macro. A unit has those that its source names (headers never name any), so
+            that the others' objects do not change with them.
         folders: where its headers are searched; those that are in none of them belong to the compiler.
-        compile_to: compiles the source to a path.
+        what: is compiled, for the message.
+
+    Raises:
+        TargetError: no compiler, or it refuses the source.
     """
-    digest = hashlib.sha256(repr(list(command)).encode())
-    for path in _included(source, folders):
+    source = folders[0] / unit.source
+    text = source.read_text(encoding="utf-8")
+    named = [f'-D{name}="{value}"' for name, value in facts.items() if name in text]
+    command = [find_compiler(), *flags, *named, *unit.flags]
+    digest = hashlib.sha256(repr(command).encode())
+    for path in with_includes([source], folders):
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     target = cache_folder() / "objects" / f"{digest.hexdigest()[:40]}.o"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as scratch:
-            made = pathlib.Path(scratch) / target.name
-            compile_to(made)
-            shutil.move(made, target)
-    return target
+
+    def compile_into(folder: pathlib.Path) -> None:
+        searched = [f"-I{path}" for path in folders]
+        run_compiler([*command, *searched, "-c", str(source), "-o", str(folder / target.name)], what)
+
+    return str(made_once(target, compile_into))
 
 
-def _included(source: pathlib.Path, folders: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """The source and every file that it includes from the folders, in the order of reading."""
-    seen: dict[pathlib.Path, None] = {}
-    waiting = [source]
-    while waiting:
-        path = waiting.pop(0)
-        if path in seen:
-            continue
-        seen[path] = None
-        for name in INCLUDE.findall(path.read_text(encoding="utf-8", errors="replace")):
-            beside = (path.parent / name, *(folder / name for folder in folders))
-            waiting += [found for found in beside if found.is_file()][:1]
-    return list(seen)
+def exports_flag(folder: pathlib.Path, names: Sequence[str]) -> str:
+    """The linker's flag by which a library shows these functions only; their list is written into `folder`."""
+    script = folder / EXPORTS_NAME
+    script.write_text(f"{{ global: {' '.join(f'{name};' for name in names)} local: *; }};\n", encoding="utf-8")
+    return f"-Wl,--version-script={script}"

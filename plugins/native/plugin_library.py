@@ -11,24 +11,21 @@ import hashlib
 import os
 import pathlib
 import re
-import shutil
-import subprocess
 import sys
 import sysconfig
-import tempfile
 
 from raggedrt.errors import TargetError
 from raggedrt.plugins.kernel_packs.digest import kernels_digest
 from raggedrt.plugins.native import codegen
 from raggedrt.plugins.native.build import (
-    COMPILE_TIMEOUT_SECONDS,
     LAUNCH_SOURCES,
     NODE_SOURCES,
     SOURCE_FOLDER,
-    find_compiler,
     installed_version,
 )
 from raggedrt.plugins.native.cache import cache_folder
+from raggedrt.plugins.native.compiler import find_compiler, made_once, run_compiler
+from raggedrt.plugins.native.objects import Unit, compile_unit, exports_flag
 
 PLUGIN_LIBRARY_NAME = "libraggedrt_trt.so"
 OLDEST_TENSORRT = (10, 7)
@@ -40,7 +37,6 @@ SHARED_SOURCES = ("cpu/block_mask.cc", "cpu/packing_plan.cc")
 """CPU code that reads attributes, and bounds of what the launcher counts on the host."""
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wextra")
 LINK_FLAGS = ("-shared", "-static-libstdc++", "-Wl,--gc-sections", "-Wl,-z,defs", "-pthread", "-ldl")
-EXPORTS_NAME = "exports.map"
 EXPORTS = ("getCreators", "setLoggerFinder", "raggedrt_tensorrt_info")
 SYSTEM_FOLDERS = (
     "/usr/include/x86_64-linux-gnu",
@@ -140,34 +136,24 @@ def build_plugin_library() -> pathlib.Path:
     if library.is_file():
         return library
     tensorrt, cuda = _headers()
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=library.parent) as scratch:
-        folder = pathlib.Path(scratch)
-        write_generated(folder)
-        built = folder / PLUGIN_LIBRARY_NAME
-        definitions = (
-            f'-DRAGGEDRT_VERSION="{installed_version()}"',
-            f'-DRAGGEDRT_KERNEL_DIGEST="{kernels_digest()}"',
-        )
-        includes = (f"-I{SOURCE_FOLDER}", f"-I{folder}", "-isystem", str(tensorrt), "-isystem", str(cuda))
-        files = [str(SOURCE_FOLDER / name) for name in sources()]
-        command = [find_compiler(), *FLAGS, *definitions, *includes, *files, "-o", str(built), *LINK_FLAGS]
-        command.append(f"-Wl,--version-script={folder / EXPORTS_NAME}")
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_SECONDS, check=False)
-        if done.returncode:
-            version = ".".join(map(str, tensorrt_version(tensorrt)))
-            raise TargetError(
-                f"the C++ compiler refuses the plugins with the headers of TensorRT {version}: "
-                f"{done.stderr.strip()[-800:]}"
-            )
-        shutil.move(built, library)
-    return library
+    what = f"the plugins with the headers of TensorRT {'.'.join(map(str, tensorrt_version(tensorrt)))}"
+    flags = (*FLAGS, "-isystem", str(tensorrt), "-isystem", str(cuda))
+    facts = {"RAGGEDRT_VERSION": installed_version(), "RAGGEDRT_KERNEL_DIGEST": kernels_digest()}
+
+    def build(folder: pathlib.Path) -> None:
+        exports = write_generated(folder)
+        folders = (SOURCE_FOLDER, folder)
+        objects = [compile_unit(Unit(source), flags, facts, folders, what) for source in sources()]
+        command = [find_compiler(), "-o", str(folder / PLUGIN_LIBRARY_NAME), *objects, *LINK_FLAGS, exports]
+        run_compiler(command, what)
+
+    return made_once(library, build)
 
 
-def write_generated(folder: pathlib.Path) -> None:
-    """Write the generated header and the linker's list of exports into `folder`."""
-    (folder / codegen.FILE_NAME).write_text(codegen.ops_header())
-    (folder / EXPORTS_NAME).write_text(f"{{ global: {'; '.join(EXPORTS)}; local: *; }};\n")
+def write_generated(folder: pathlib.Path) -> str:
+    """Write the generated header and the linker's list of exports into `folder`; returns the linker's flag."""
+    (folder / codegen.FILE_NAME).write_text(codegen.ops_header(), encoding="utf-8")
+    return exports_flag(folder, EXPORTS)
 
 
 if __name__ == "__main__":

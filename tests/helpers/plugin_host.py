@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from raggedrt.plugins.native.build import find_compiler
 from raggedrt.plugins.native.cache import cache_folder
+from raggedrt.plugins.native.compiler import find_compiler
 from raggedrt.plugins.native.plugin_library import build_plugin_library, find_cuda_headers, find_tensorrt_headers
 from raggedrt.plugins.ops.arrays import Array
 

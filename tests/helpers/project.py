@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 from raggedrt.errors import TargetError
-from raggedrt.plugins.native.build import find_compiler
+from raggedrt.plugins.native.compiler import find_compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"raggedrt": "raggedrt", "models": "raggedrt.models", "export": "raggedrt.export",

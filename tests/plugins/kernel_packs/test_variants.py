@@ -14,7 +14,7 @@ from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.kernel_packs.sources import NATIVE_FOLDER, included_files, unit_digest
 from raggedrt.plugins.kernel_packs.variants import CAPABILITIES, CODE_CAPABILITY, SHARED_BYTES, VARIANTS, Variant
 from raggedrt.plugins.native import emulated
-from raggedrt.plugins.native.build import find_compiler
+from raggedrt.plugins.native.compiler import find_compiler
 
 KERNELS = NATIVE_FOLDER / "cuda" / "kernels"
 NAME_BYTES = 128
