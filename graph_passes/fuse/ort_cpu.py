@@ -39,5 +39,10 @@ def leave(model: ir.Model) -> dict[str, int]:
     return {}
 
 
-FUSIONS: dict[str, Callable[[ir.Model], dict[str, int]]] = {"ort-cpu": fuse, "ort-cuda": fuse, "tensorrt-rtx": leave}
+FUSIONS: dict[str, Callable[[ir.Model], dict[str, int]]] = {
+    "ort-cpu": fuse,
+    "ort-cuda": fuse,
+    "tensorrt": leave,
+    "tensorrt-rtx": leave,
+}
 """By target."""

@@ -16,9 +16,9 @@ from raggedrt.plugins.bundle.paths import check_relative_path
 from raggedrt.plugins.contract.abi import ABI_VERSION
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
 
-SCHEMA_VERSION = 2
-"""Version 2 adds `engines`."""
-READABLE_VERSIONS = (1, 2)
+SCHEMA_VERSION = 3
+"""Version 2 adds `engines`, version 3 `plugin_model` and the plugins of engines."""
+READABLE_VERSIONS = (1, 2, 3)
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 REPORT_NAME = "report.json"
@@ -87,13 +87,25 @@ class ShapeProfile(Record):
     maximum: dict[str, tuple[int, ...]]
 
 
+class PluginRecord(Record):
+    """The plugins in an engine: version and ABI of the library that it was built with, and the creators that it calls.
+
+    `serialized`: the engine brings the library along; otherwise whoever runs it loads one of the same ABI first.
+    """
+
+    version: str
+    abi: int
+    creators: tuple[str, ...]
+    serialized: bool
+
+
 class EngineRecord(Record):
     """One TensorRT engine.
 
     `file` is its place in the bundle and `layers` that of what the inspector says of its layers, both relative to the
     folder of the record. `target` is the value of `--target`, `builder` the product that built it. `profiles` are in
     the engine's order. `device_memory_bytes` is what activations take at the greatest shapes, None where the builder
-    does not say it. `graph_sha256` identifies the ONNX file that was built.
+    does not say it. `graph_sha256` identifies the ONNX file that was built. `plugins` is None where it calls none.
     """
 
     file: RelativePath
@@ -105,6 +117,7 @@ class EngineRecord(Record):
     profiles: tuple[ShapeProfile, ...]
     device_memory_bytes: int | None = None
     graph_sha256: Sha256
+    plugins: PluginRecord | None = None
 
 
 class OutputError(Record):
@@ -129,7 +142,8 @@ class ManifestDraft(Record):
 
     `op_features` has the feature bits used, by op. `mask_specs` is what the report says of each mask. `position_limit`
     is the longest sequence in tokens, None without a limit. `mask_input` is the name under which callers give
-    `[B, S]` masks, also where the graph itself takes `cu_seqlens`.
+    `[B, S]` masks, also where the graph itself takes `cu_seqlens`. `plugin_model` is the same graph as TensorRT's
+    parser takes it, with nodes in plugin form; it shares the weights of `model`.
     """
 
     toolchain_version: str
@@ -148,13 +162,14 @@ class ManifestDraft(Record):
     mask_input: str = "attention_mask"
     verification: Verification | None = None
     model: RelativePath = MODEL_NAME
+    plugin_model: RelativePath | None = None
     tokenizer: RelativePath | None = None
 
 
 class Manifest(ManifestDraft):
     """The content of `manifest.json`, less its own digest. `files` lists every other file of the bundle."""
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     files: dict[RelativePath, FileRecord]
 
 

@@ -128,10 +128,24 @@ def open_bundle(path: str | os.PathLike[str], verify: bool = False) -> Bundle:
     model_folder = (root / manifest.model).parent
     check_external_data(facts, model_folder, str(root / manifest.model))
     weights = {(model_folder / name).relative_to(root).as_posix() for name in facts.external_files}
+    if manifest.plugin_model is not None:
+        _check_plugin_model(root, manifest, weights)
     if unlisted := weights - manifest.files.keys():
         raise InputError(f"{root / manifest.model} reads {min(unlisted)!r}, which the manifest does not list.")
     _check_hashes(root, manifest, sorted(trusted_by_size - weights - {manifest.model}))
     return Bundle(root, manifest, facts, verified=verify or not trusted_by_size & weights)
+
+
+def _check_plugin_model(root: pathlib.Path, manifest: Manifest, weights: set[str]) -> None:
+    """The second form of the model is listed, and reads no other weights than the first."""
+    place = root / str(manifest.plugin_model)
+    if manifest.plugin_model not in manifest.files:
+        raise InputError(f"the manifest of {root} does not list {manifest.plugin_model!r}; convert the model again.")
+    facts = model_facts(load_proto(place))
+    check_external_data(facts, place.parent, str(place))
+    read = {(place.parent / name).relative_to(root).as_posix() for name in facts.external_files}
+    if others := read - weights:
+        raise InputError(f"{place} reads {min(others)!r}, and the model itself does not; convert the model again.")
 
 
 def _check_size(root: pathlib.Path, name: str, record: FileRecord) -> None:

@@ -263,7 +263,7 @@ def _varint(value: int) -> bytes:
 
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    (lambda c: c.update(schema_version=3), "schema version 3, and this RaggedRT reads versions up to 2"),
+    (lambda c: c.update(schema_version=4), "schema version 4, and this RaggedRT reads versions up to 3"),
     (lambda c: c.update(schema_version="1"), "no RaggedRT manifest: schema_version"),
     (lambda c: c.pop("schema_version"), "no RaggedRT manifest: schema_version"),
     (lambda c: c.update(io="jagged"), "is not valid: io"),
