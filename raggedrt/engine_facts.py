@@ -1,4 +1,4 @@
-"""What `inspect` says of engines: alone, in a bundle, and behind an EPContext model of ONNX Runtime."""
+"""What `inspect` says of engines: alone and in a bundle."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import json
 import pathlib
 from typing import Any
 
-import onnx
-
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.manifest import EngineRecord
 from raggedrt.plugins.bundle.reader import Bundle
 from raggedrt.plugins.tensorrt.engine_file import ENGINE_SUFFIXES, read_engine_file, require_runnable
 
-EP_CONTEXT = "EPContext"
 MAX_LAYERS_BYTES = 2**28
 
 
@@ -70,25 +67,3 @@ def layer_facts(path: pathlib.Path) -> dict[str, int]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: is no list of layers as the engine inspector writes it; build again") from None
     return dict(collections.Counter(kinds).most_common())
-
-
-def ep_contexts(model: onnx.ModelProto, folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The compiled parts of an ONNX file that ONNX Runtime wrote: which provider made them and where they lie."""
-    found = []
-    for node in model.graph.node:
-        if node.op_type != EP_CONTEXT:
-            continue
-        values = {a.name: a.s.decode(errors="replace") if a.type == a.STRING else a.i for a in node.attribute}
-        embedded = bool(values.get("embed_mode", 1))
-        place = None if embedded else str(values.get("ep_cache_context", ""))
-        found.append(
-            {
-                "node": node.name,
-                "provider": values.get("source"),
-                "partition": values.get("partition_name"),
-                "sdk_version": values.get("ep_sdk_version"),
-                "file": place,
-                "present": embedded or (place is not None and (folder / place).is_file()),
-            }
-        )
-    return found

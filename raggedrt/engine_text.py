@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raggedrt.context_facts import context_text
 from raggedrt.tables import format_table
 
 
@@ -34,9 +35,7 @@ def engines_text(facts: Mapping[str, Any]) -> str:
         if engine["layer_counts"]:
             parts.append("layers: " + ", ".join(f"{count} {kind}" for kind, count in engine["layer_counts"].items()))
         parts.append("runs here" if engine["runs_here"] else f"does not run here: {engine['why_not']}")
-    for part in facts.get("ep_contexts", ()):
-        place = "embedded" if part["file"] is None else part["file"] if part["present"] else f"{part['file']} (missing)"
-        parts.append(f"compiled by {part['provider']} {part['sdk_version'] or ''}: {part['partition']}, {place}")
+    parts += [context_text(part) for part in facts.get("ep_contexts", ())]
     return "\n".join(parts)
 
 

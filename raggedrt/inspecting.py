@@ -12,8 +12,9 @@ from typing import Any
 import onnx_ir as ir
 
 from raggedrt.advice import advice_for
+from raggedrt.context_facts import context_facts
 from raggedrt.drawing import draw_mask, file_name
-from raggedrt.engine_facts import bundle_engines, engine_file_facts, ep_contexts, is_engine
+from raggedrt.engine_facts import bundle_engines, engine_file_facts, is_engine
 from raggedrt.errors import InputError, RaggedRTError
 from raggedrt.explaining import axes_lost, why_no_attention
 from raggedrt.graph_passes.axes.rule import describe_node
@@ -54,7 +55,8 @@ def inspect(
         which padding would be removed and restored), `model` (as `model_summary`
         of `raggedrt.model_summary` says), `environment` (versions), `bundle` (the manifest without its file list, None
         for a file), `engines` (the manifest's records with `layer_counts`, `runs_here` and `why_not`), `ep_contexts`
-        (what ONNX Runtime compiled), `warnings`.
+        (what ONNX Runtime compiled: `node`, `provider`, `partition`, `sdk_version`, `hardware`, `original`, `main`,
+        `embed_mode`, `file`, `bytes`, `present`, `problem`), `warnings`.
 
     Raises:
         InputError: it is no ONNX file or bundle. What parses and is no valid model is told as its `problem`.
@@ -63,7 +65,7 @@ def inspect(
     if is_engine(path) and not path.is_dir():
         return engine_file_facts(path)
     facts = _bundle_facts(path) if path.is_dir() else _file_facts(path)
-    if not path.is_dir() and not facts["ops"]:
+    if not path.is_dir() and not facts["ops"] and not facts["ep_contexts"]:
         try:
             facts |= _trial(path, io, length)
         except RaggedRTError as error:
@@ -133,7 +135,7 @@ def _file_facts(path: pathlib.Path) -> dict[str, Any]:
         "other_softmaxes": [],
         "bundle": None,
         "engines": [],
-        "ep_contexts": ep_contexts(proto, path.parent),
+        "ep_contexts": context_facts(proto, path.parent),
         "model": model_summary(proto),
         "environment": environment(),
         "warnings": [
