@@ -130,10 +130,10 @@ def _build_kernel_packs(compute_capability: str | None) -> None:
 
 
 def _build_plugin_library() -> None:
-    from raggedrt.plugins.native.plugin_library import build_plugin_library
+    from raggedrt.plugins.native.plugin_registrar import build_registrar
 
     progress.step("building the TensorRT plugin library")
-    build_plugin_library()
+    build_registrar()
 
 
 def _plugins_state() -> str:

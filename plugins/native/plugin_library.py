@@ -90,7 +90,12 @@ def tensorrt_version(headers: pathlib.Path) -> tuple[int, int]:
     return number("NV_TENSORRT_MAJOR"), number("NV_TENSORRT_MINOR")
 
 
-def _headers() -> tuple[pathlib.Path, pathlib.Path]:
+def tensorrt_headers() -> tuple[pathlib.Path, pathlib.Path]:
+    """Folders with the headers of TensorRT and of CUDA.
+
+    Raises:
+        TargetError: one is missing, or the TensorRT is too old.
+    """
     tensorrt, cuda = find_tensorrt_headers(), find_cuda_headers()
     if tensorrt is None:
         raise TargetError(
@@ -117,7 +122,7 @@ def plugin_library_path() -> pathlib.Path:
     Raises:
         TargetError: no TensorRT or CUDA headers.
     """
-    tensorrt, _ = _headers()
+    tensorrt, _ = tensorrt_headers()
     digest = hashlib.sha256(repr((FLAGS, LINK_FLAGS, EXPORTS, tensorrt_version(tensorrt), kernels_digest())).encode())
     digest.update(codegen.ops_header().encode())
     for path in (*sorted(SOURCE_FOLDER.glob("**/*.cc")), *sorted(SOURCE_FOLDER.glob("**/*.h"))):
@@ -135,7 +140,7 @@ def build_plugin_library() -> pathlib.Path:
     library = plugin_library_path()
     if library.is_file():
         return library
-    tensorrt, cuda = _headers()
+    tensorrt, cuda = tensorrt_headers()
     what = f"the plugins with the headers of TensorRT {'.'.join(map(str, tensorrt_version(tensorrt)))}"
     flags = (*FLAGS, "-isystem", str(tensorrt), "-isystem", str(cuda))
     facts = {"RAGGEDRT_VERSION": installed_version(), "RAGGEDRT_KERNEL_DIGEST": kernels_digest()}
