@@ -78,6 +78,7 @@ CPU_SOURCES = (
     "cpu/token_copy.cc",
 )
 NODE_SOURCES = (
+    "node/attention_plan.cc",
     "node/block_mask.cc",
     "node/guard.cc",
     "node/merge_states.cc",

@@ -19,8 +19,6 @@ ORT_PLUGIN_DOMAIN = "trt.plugins"
 """ONNX Runtime's TensorRT provider hands nodes of this domain to TensorRT's plugin registry."""
 LSE_PLUGINS = {"RaggedAttention": "RaggedAttentionLse"}
 """Op to the plugin that also has its optional output `lse`."""
-NO_PLUGIN = frozenset({"AttentionPlan"})
-"""Ops that only make others faster; what they make is dropped."""
 _FORM_ATTRIBUTES = ("present", "plugin_namespace", "plugin_version")
 _OP_OF_PLUGIN = {plugin: op for op, plugin in LSE_PLUGINS.items()}
 
@@ -36,12 +34,7 @@ def to_plugins(model: ir.Model, domain: str = DOMAIN) -> None:
         FeatureError: a node that no plugin serves.
     """
     for node in [node for node in model.graph.all_nodes() if node.domain == DOMAIN]:
-        if node.op_type in NO_PLUGIN:
-            continue
         _replace(node, _plugin_node(node, domain))
-    for node in [node for node in model.graph.all_nodes() if node.domain == DOMAIN and node.op_type in NO_PLUGIN]:
-        assert node.graph is not None
-        node.graph.remove(node, safe=True)
     for identifier in [key for key in model.functions if key[0] == DOMAIN]:
         del model.functions[identifier]
     if domain != DOMAIN:
@@ -62,11 +55,9 @@ def _plugin_node(node: ir.Node, domain: str) -> ir.Node:
     op = BY_NAME.get(node.op_type)
     if op is None:
         raise FeatureError(f"node {node.name}: there is no TensorRT plugin for {DOMAIN}.{node.op_type}")
-    names = [tensor.name for tensor in op.inputs]
-    inputs = [None if names[place] == "work_list" else value for place, value in enumerate(node.inputs)]
-    present = sum(1 << place for place, value in enumerate(inputs) if value is not None)
+    present = sum(1 << place for place, value in enumerate(node.inputs) if value is not None)
     with_lse = len(node.outputs) > 1 and op.outputs[1].optional and _is_wanted(node.outputs[1])
-    features = node.attributes.get_int("features", 0) & ~int(Feature.WORK_LIST)
+    features = node.attributes.get_int("features", 0)
     if not with_lse:
         features &= ~int(Feature.LSE)
     attributes = [attribute for attribute in node.attributes.values() if attribute.name not in ("features",)]
@@ -82,7 +73,7 @@ def _plugin_node(node: ir.Node, domain: str) -> ir.Node:
     return ir.Node(
         domain,
         plugin,
-        [value for value in inputs if value is not None],
+        [value for value in node.inputs if value is not None],
         attributes,
         outputs=[_same(value) for value in outputs],
         name=node.name,

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "node/attention_plan.h"
 #include "ort/adapter.h"
 
 namespace raggedrt::ort {
@@ -13,7 +14,6 @@ class AttentionPlanKernel final : public Kernel {
   explicit AttentionPlanKernel(const NodeInfo&) {}
 
   void compute(Context& context) const override {
-    constexpr int64_t kNothingListed = 4;
     std::fill_n(static_cast<int32_t*>(context.output(Out::work_list, {kNothingListed})), kNothingListed, 0);
   }
 };

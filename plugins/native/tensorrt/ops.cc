@@ -1,4 +1,6 @@
 // The ops as plugins: symbolic shapes, and calls of the launcher.
+#include "cuda/launch/attention_problem.h"
+#include "node/attention_plan.h"
 #include "node/block_mask.h"
 #include "node/merge_states.h"
 #include "node/packing.h"
@@ -122,9 +124,12 @@ class AttentionOp : public CallingOp<AttentionOp> {
     if (with_lse_) shapes.set(Out::lse, {heads, tokens});
   }
 
-  // Shapes below the largest may need more, for partial results of split keys.
+  // Shapes below the largest may need more, for partial results of split keys. Bounds of a work list's length need not
+  // be its length at the largest shapes.
   Status workspace_bytes(const Device& device, const Tensors& tensors, size_t& bytes) const override {
-    return cuda::workspace_bound(device, call(tensors), bytes);
+    cuda::AttentionCall largest = call(tensors);
+    if (largest.work_list != nullptr) largest.work_list_size = cuda::work_list_size(largest.problem);
+    return cuda::workspace_bound(device, largest, bytes);
   }
 
   cuda::AttentionCall call(const Tensors& tensors) const {
@@ -134,6 +139,10 @@ class AttentionOp : public CallingOp<AttentionOp> {
     call.problem = node_.problem(tensors);
     call.max_seqlen_q = tensors.input(In::max_seqlen_q, 1).dim(0);
     call.max_seqlen_k = tensors.input(In::max_seqlen_k, 1).dim(0);
+    if (const Tensor list = tensors.input(In::work_list); list.present && product(list.shape) > kNothingListed) {
+      call.work_list = list.as<int32_t>();
+      call.work_list_size = product(list.shape);
+    }
     call.problem.output = tensors.output(Out::output);
     if (with_lse_) call.problem.lse = tensors.output<float>(Out::lse);
     return call;
@@ -147,6 +156,63 @@ class AttentionOp : public CallingOp<AttentionOp> {
 class AttentionLseOp final : public AttentionOp {
  public:
   explicit AttentionLseOp(const Attributes& attributes) : AttentionOp(attributes, true) {}
+};
+
+// How large a work list is follows from shapes alone, so attentions can share it without a size tensor.
+class AttentionPlanOp final : public CallingOp<AttentionPlanOp> {
+ public:
+  explicit AttentionPlanOp(const Attributes& attributes) : node_(attributes) {}
+
+  // cuda::work_list_size in symbols; check() compares the two.
+  void shapes(Shapes& shapes) const override {
+    using In = gen::AttentionPlanInput;
+    const Dim sequences = shapes.plus(shapes.dim(In::cu_seqlens_q, 0), shapes.constant(-1));
+    Dim size = shapes.plus(shapes.constant(cuda::kWorkHeader), times(shapes, 4, items(shapes, sequences)));
+    if (shapes.present(In::positions_k)) {
+      constexpr int64_t kInts = sizeof(cuda::KeySummary) / sizeof(int);
+      const Dim tiles = shapes.divided(shapes.dim(In::tokens_k, 0), shapes.constant(cuda::kKeyTile));
+      size = shapes.plus(size, times(shapes, kInts, shapes.plus(tiles, sequences)));
+      size = shapes.plus(size, times(shapes, 4, shapes.divided_up(sequences, shapes.constant(4))));
+    }
+    shapes.set(gen::AttentionPlanOutput::work_list, {size});
+  }
+
+  Status check(const Tensors& tensors) const override {
+    const cuda::AttentionPlanCall planned = call(tensors);
+    const int64_t size = cuda::work_list_size(planned.problem);
+    if (!tensors.output_shapes().empty() && product(tensors.output_shapes()[0]) != size) {
+      tensors.fail("the work list has " + std::to_string(product(tensors.output_shapes()[0])) +
+                   " integers, expected " + std::to_string(size));
+    }
+    return cuda::check(planned);
+  }
+
+  cuda::AttentionPlanCall call(const Tensors& tensors) const {
+    using In = gen::AttentionPlanInput;
+    cuda::AttentionPlanCall call;
+    call.problem = node_.problem(tensors);
+    call.max_seqlen_q = tensors.input(In::max_seqlen_q, 1).dim(0);
+    call.max_seqlen_k = tensors.input(In::max_seqlen_k, 1).dim(0);
+    call.work_list = tensors.output<int32_t>(gen::AttentionPlanOutput::work_list);
+    return call;
+  }
+
+ private:
+  static Dim times(Shapes& shapes, int64_t factor, Dim dim) { return shapes.times(shapes.constant(factor), dim); }
+
+  // work_items() in symbols.
+  Dim items(Shapes& shapes, Dim sequences) const {
+    using In = gen::AttentionPlanInput;
+    const Dim tokens = shapes.dim(In::tokens_q, 0);
+    const int64_t block = node_.block_size();
+    if (block == 0) return shapes.plus(shapes.divided(tokens, shapes.constant(cuda::kWorkRows)), sequences);
+    if (shapes.present(In::positions_q)) return tokens;
+    const int64_t per_row = (block + cuda::kWorkRows - 1) / cuda::kWorkRows;
+    const Dim rows = times(shapes, per_row, shapes.divided(tokens, shapes.constant(block)));
+    return shapes.at_most(shapes.plus(rows, times(shapes, 2 * per_row, sequences)), tokens);
+  }
+
+  AttentionPlanNode node_;
 };
 
 class MergeOp final : public CallingOp<MergeOp> {
@@ -221,7 +287,9 @@ constexpr uint64_t kAttentionFeatures =
     feature::kCausal | feature::kGroupedQuery | feature::kPositions | feature::kValueHeadSize |
     feature::kCrossLengths | feature::kSoftcap | feature::kWindow | feature::kGlobalTokens | feature::kDilation |
     feature::kBlockMask | feature::kBias | feature::kDistanceBias | feature::kDisentangled | feature::kSink |
-    feature::kAlibi;
+    feature::kAlibi | feature::kWorkList;
+constexpr uint64_t kPlanFeatures = feature::kCausal | feature::kPositions | feature::kWindow |
+                                   feature::kGlobalTokens | feature::kDilation | feature::kBlockMask;
 
 }  // namespace
 
@@ -234,6 +302,7 @@ const std::vector<PluginRow>& plugin_rows() {
       {"RaggedAttention", &gen::kRaggedAttention, kAttentionFeatures, 1, 0, create_op<AttentionOp>},
       {"RaggedAttentionLse", &gen::kRaggedAttention, kAttentionFeatures | feature::kLse, 2, 0,
        create_op<AttentionLseOp>},
+      {"AttentionPlan", &gen::kAttentionPlan, kPlanFeatures, 1, 0, create_op<AttentionPlanOp>},
       {"MergeAttentionStates", &gen::kMergeAttentionStates, 0, 2, 0, create_op<MergeOp>},
       {"BlockMask", &gen::kBlockMask, feature::kBlockMask, 4, 2, create_op<BlockMaskOp>},
   };

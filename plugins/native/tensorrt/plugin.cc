@@ -130,11 +130,13 @@ size_t Plugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t i
   });
 }
 
-int32_t Plugin::onShapeChange(const PluginTensorDesc* inputs, int32_t input_count, const PluginTensorDesc*,
-                              int32_t) noexcept {
+int32_t Plugin::onShapeChange(const PluginTensorDesc* inputs, int32_t input_count, const PluginTensorDesc* outputs,
+                              int32_t output_count) noexcept {
   return guarded(kFailed, [&] {
     input_count_ = input_count;
-    return logged(fields_, op_->check(Tensors(fields_, inputs, input_count, nullptr, nullptr)));
+    Tensors tensors(fields_, inputs, input_count, nullptr, nullptr);
+    tensors.set_output_shapes(outputs, output_count);
+    return logged(fields_, op_->check(tensors));
   });
 }
 

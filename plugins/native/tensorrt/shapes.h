@@ -30,6 +30,7 @@ class Shapes {
   Dim at_least(Dim first, int64_t least) const {
     return operation(nvinfer1::DimensionOperation::kMAX, first, constant(least));
   }
+  Dim at_most(Dim first, Dim most) const { return operation(nvinfer1::DimensionOperation::kMIN, first, most); }
   // A length that the plugin finds at run time, at most `most`, and writes to output `output`: a scalar.
   Dim found_at_run_time(size_t output, Dim most);
 

@@ -62,6 +62,10 @@ void Tensors::place(size_t index, const nvinfer1::Dims& dims, DataType type, con
   tensors_[index] = {data, element_of(type), shape_of(dims), true};
 }
 
+void Tensors::set_output_shapes(const nvinfer1::PluginTensorDesc* descriptions, int count) {
+  for (int index = 0; index < count; ++index) output_shapes_.push_back(shape_of(descriptions[index].dims));
+}
+
 Tensor Tensors::input(size_t index, int rank) const {
   const Tensor& tensor = tensors_.at(index);
   if (tensor.present && rank >= 0 && tensor.shape.size() != static_cast<size_t>(rank)) {

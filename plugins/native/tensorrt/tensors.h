@@ -27,6 +27,10 @@ class Tensors final : public Inputs {
   Tensor input(size_t index, int rank = -1) const override;
   [[noreturn]] void fail(const std::string& reason) const override { fields_.refuse(reason); }
 
+  // Shapes of the outputs, in order; empty while they are not told.
+  void set_output_shapes(const nvinfer1::PluginTensorDesc* descriptions, int count);
+  const std::vector<std::vector<int64_t>>& output_shapes() const { return output_shapes_; }
+
   template <typename T = void>
   T* output(size_t index) const {
     return outputs_ != nullptr ? static_cast<T*>(outputs_[index]) : nullptr;
@@ -37,6 +41,7 @@ class Tensors final : public Inputs {
 
   const Fields& fields_;
   std::vector<Tensor> tensors_;  // by input of the definition
+  std::vector<std::vector<int64_t>> output_shapes_;
   void* const* outputs_ = nullptr;
 };
 

@@ -12,7 +12,7 @@ from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.plugins.ops.arrays import Array
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES
-from raggedrt.plugins.tensorrt.form import NO_PLUGIN, ORT_PLUGIN_DOMAIN, to_native, to_plugins
+from raggedrt.plugins.tensorrt.form import ORT_PLUGIN_DOMAIN, to_native, to_plugins
 
 pytestmark = pytest.mark.none
 
@@ -25,7 +25,7 @@ ROUND_TRIPS = [
     pytest.param(op, case, id=f"{op}-{case.name}")
     for op, cases in CASES.items()
     for case in cases
-    if case.group != Group.PERFORMANCE and op not in NO_PLUGIN and "work_list" not in inputs_of(case)
+    if case.group != Group.PERFORMANCE
 ]
 
 
@@ -72,16 +72,6 @@ def test_an_attention_without_reader_of_its_lse_is_the_plugin_without() -> None:
     to_plugins(model)
     assert our_node(model).op_type == "RaggedAttention"
     assert len(our_node(model).outputs) == 1
-
-
-def test_a_work_list_is_left_behind() -> None:
-    case = next(case for case in CASES["RaggedAttention"] if "work_list" in inputs_of(case))
-    model = model_of("RaggedAttention", case)
-    names = [value.name for value in our_node(model).inputs if value is not None]
-    to_plugins(model)
-    assert [value.name for value in our_node(model).inputs if value is not None] == [
-        n for n in names if n != "work_list"
-    ]
 
 
 def test_an_op_of_a_newer_version_is_refused() -> None:

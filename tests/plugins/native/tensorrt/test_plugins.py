@@ -5,6 +5,7 @@ Needs TensorRT's headers (TENSORRT_ROOT), not TensorRT. Kernels run in the emula
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -18,19 +19,40 @@ from helpers.op_models import case_model
 from helpers.plugin_host import PluginError, drive, environment, plugin_attributes
 from helpers.tolerances import ATTENTION, EXACT, assert_close
 from raggedrt.errors import TargetError
+from raggedrt.graph_passes.attention_plans import plan_attention
 from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.native import emulated
 from raggedrt.plugins.native.plugin_library import build_plugin_library
 from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Array
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES, REFERENCES
-from raggedrt.plugins.tensorrt.form import NO_PLUGIN, to_plugins
+from raggedrt.plugins.ops.ragged_attention.cases import TILE, Problem
+from raggedrt.plugins.tensorrt.form import to_plugins
 
+PLAN = "AttentionPlan"
+"""What it makes is read by attentions alone, so it is tested with them."""
 ROWS = [
     pytest.param(op, case, id=f"{op}-{case.name}")
     for op, cases in CASES.items()
     for case in cases
-    if case.group is not Group.PERFORMANCE and op not in NO_PLUGIN
+    if case.group is not Group.PERFORMANCE and op != PLAN
+]
+ATTENTIONS = [row for row in ROWS if row.values[0] == "RaggedAttention"]
+
+
+def _on_tensor_cores(name: str, problem: Problem, **attributes: int) -> Case:
+    """Head sizes of the kernels that read work lists; the others divide their work by rows."""
+    sized = dataclasses.replace(problem, heads=2, kv_heads=2, head_size=32)
+    return Case(name, Group.CORRECTNESS, sized, {"num_heads": 2, "kv_num_heads": 2, **attributes})
+
+
+PLANNED = [
+    _on_tensor_cores("lengths", Problem(lengths=(130, 0, 65, 64, 1))),
+    _on_tensor_cores("causal_left", Problem("left", batch=2, width=90, positions=True), causal=1),
+    _on_tensor_cores("window", Problem(lengths=(200, 3)), window_left=16, window_right=16),
+    _on_tensor_cores("cross_lengths", Problem(lengths=(3, 0, 70), lengths_k=(0, 9, 100)), causal=1),
+    _on_tensor_cores("tiles", Problem(width=70, batch=2, tiles=(1, 1)), block_size=TILE),
+    _on_tensor_cores("tiles_holes", Problem("holes", 2, 70, positions=True, tiles=(2, 1)), block_size=TILE),
 ]
 SERVED = (ElementType.FLOAT16, ElementType.FLOAT)
 
@@ -101,6 +123,57 @@ def test_a_plugin_on_a_device_computes_what_the_reference_does(
     device_plugins: pathlib.Path, op: str, case: Case
 ) -> None:
     check(device_plugins, op, case)
+
+
+def check_with_plan(library: pathlib.Path, case: Case) -> None:
+    """An attention that reads the work list of an AttentionPlan, both as plugins, against the reference."""
+    inputs = case.inputs(NUMPY_TYPES[element_of(case)])
+    given = {name: _plain(array) for name, array in inputs.items()}
+    model = ir.from_proto(case_model("RaggedAttention", case, given, 20))
+    assert plan_attention(model.graph) == 1
+    to_plugins(model)
+    plan, attention = (node for node in model.graph if "present" in node.attributes)
+    assert plan.op_type == PLAN
+    fed = [inputs[_definition_name(value, inputs)] for value in plan.inputs]
+    (work_list,) = drive(PLAN, plugin_attributes(plan), fed, 1, library=library)
+    assert attention.inputs[-1] is plan.outputs[0]
+    fed = [*(inputs[_definition_name(value, inputs)] for value in attention.inputs[:-1]), work_list]
+    expected = REFERENCES["RaggedAttention"](inputs, case.attributes, compute=np.float64)
+    names = [str(value.name).removeprefix("node_") for value in attention.outputs]
+    results = drive(attention.op_type, plugin_attributes(attention), fed, len(names), library=library)
+    for name, found in zip(names, results, strict=True):
+        want = expected[name]
+        assert_close(found, want, ATTENTION.get(want.dtype, EXACT), f"{case.name}.{name}")
+
+
+WITH_PLAN = pytest.mark.parametrize(
+    "case", [*(row.values[1] for row in ATTENTIONS), *PLANNED], ids=lambda case: case.name
+)
+
+
+@pytest.mark.tensorrt
+@WITH_PLAN
+def test_an_attention_takes_the_work_list_of_a_plan(emulated_plugins: pathlib.Path, case: Case) -> None:
+    check_with_plan(emulated_plugins, case)
+
+
+@pytest.mark.cuda
+@WITH_PLAN
+def test_an_attention_takes_the_work_list_of_a_plan_on_a_device(device_plugins: pathlib.Path, case: Case) -> None:
+    check_with_plan(device_plugins, case)
+
+
+@pytest.mark.tensorrt
+def test_a_work_list_of_other_lengths_is_refused(emulated_plugins: pathlib.Path) -> None:
+    case = PLANNED[0]
+    inputs = case.inputs(np.dtype(np.float32))
+    model = ir.from_proto(case_model("RaggedAttention", case, inputs, 20))
+    plan_attention(model.graph)
+    to_plugins(model)
+    attention = next(node for node in model.graph if node.op_type == "RaggedAttention")
+    fed = [*(inputs[_definition_name(value, inputs)] for value in attention.inputs[:-1]), np.zeros(12, np.int32)]
+    with pytest.raises(PluginError, match="the work list has 12 integers, expected"):
+        drive("RaggedAttention", plugin_attributes(attention), fed, 1, library=emulated_plugins)
 
 
 def _definition_name(value: ir.Value | None, inputs: dict[str, Array]) -> str:
