@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from raggedrt.errors import InputError
+from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 
 MASK_NAMES = ("attention_mask", "input_mask", "mask")
@@ -48,22 +49,40 @@ def describe_inputs(graph: ir.Graph, mask_input: str | None = None) -> GraphInpu
     )
 
 
-_JOINED_BY = ("Concat", "Attention", "MultiHeadAttention", "GroupQueryAttention", "SparseAttention")
+IDS_NAMES = ("input_ids", "inputs_embeds", "decoder_input_ids")
+"""Inputs that hold the tokens of one call, whatever came before it."""
+_FUSED_ATTENTION = (
+    "Attention",
+    "MultiHeadAttention",
+    "GroupQueryAttention",
+    "SparseAttention",
+    "DecoderMaskedMultiHeadAttention",
+)
 CACHE_REASON = (
     "the graph takes keys and values of earlier calls ({names}), so a row's tokens are not all in one call and where "
-    "they stand is not known; export the whole sequence without a cache (use_cache=False, or `raggedrt export --task "
-    "text-generation`) for prefill, and keep the graph with a cache for decoding"
+    "they stand is not known; say --prefill (prefill=True) to get a graph for calls that start without a cache, or "
+    "export the whole sequence without one (use_cache=False, or `raggedrt export --task text-generation`), and keep "
+    "this graph for decoding"
 )
 
 
 def cache_inputs(graph: ir.Graph) -> list[str]:
     """Inputs [batch, heads, past, head size] that are joined to keys or values."""
-    found = []
-    for value in graph.inputs:
-        users = [usage.node.op_type for usage in value.uses()]
-        if _rank(value) >= 4 and any(op_type in _JOINED_BY for op_type in users):
-            found.append(value.name or "")
-    return found
+    return [value.name or "" for value in graph.inputs if cache_axis(value) is not None]
+
+
+def cache_axis(value: ir.Value) -> int | None:
+    """The axis of a cache that counts earlier tokens; None where the input is no cache."""
+    rank = _rank(value)
+    if rank < 4:
+        return None
+    for usage in value.uses():
+        node = usage.node
+        if node.op_type == "Concat" and not node.domain and rank == 4:
+            return int_attribute(node, "axis", 0) % rank
+        if node.op_type in _FUSED_ATTENTION and usage.idx > 2:
+            return 2 if rank == 4 else 3  # com.microsoft.Attention: [2, batch, heads, past, head size]
+    return None
 
 
 def _rank(value: ir.Value) -> int:

@@ -12,6 +12,7 @@ import onnx_ir.passes.common as common_passes
 from raggedrt.errors import FeatureError, InputError
 from raggedrt.graph_passes.attention_plans import plan_attention
 from raggedrt.graph_passes.axes.rule import PackingRefused
+from raggedrt.graph_passes.caches import leave_out_empty_caches
 from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean, infer_types
 from raggedrt.graph_passes.direct.lower import lower_directly
 from raggedrt.graph_passes.embed_layer_norm import take_embeddings_apart
@@ -60,6 +61,7 @@ class RewriteConfig:
         plan: what each site gets instead, and which sites stay as they are; sites that are not named get `sparsity`.
         position_limit: longest sequence in tokens that the source allows, as far as it says it.
         accept_approximation: the result may compute something else than the original, where that was asked for.
+        prefill: every call starts without a cache: inputs that hold one are left out.
     """
 
     features: str | tuple[str, ...] = "auto"
@@ -73,6 +75,7 @@ class RewriteConfig:
     plan: tuple[SiteChoice, ...] = ()
     position_limit: int | None = None
     accept_approximation: bool = False
+    prefill: bool = False
 
     @property
     def imposes(self) -> bool:
@@ -100,6 +103,8 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     graph = model.graph
     report = RewriteReport(nodes_before=len(list(graph)))
 
+    emptied = leave_out_empty_caches(graph, prefill=config.prefill, mask_input=config.mask_input)
+    report.record("leave_out_empty_caches").matched = emptied
     clean(model)
     report.record("clean").matched = report.nodes_before - len(list(graph))
     _respell(model, report)

@@ -39,11 +39,29 @@ def _rotated(node: ir.Node, tape: Tape) -> ir.Value | None:
     head_axis = 1 if rank == 4 else 2
     tables = [_table(tape, table, positions, head_axis, stem) for table in (cosine, sine)]
     rotated = int_attribute(node, "rotary_embedding_dim", 0) or head_size
-    parts = _rotate(tape, x, tables[0], tables[1], rotated, bool(int_attribute(node, "interleaved", 0)), stem)
+    interleaved = bool(int_attribute(node, "interleaved", 0))
+    result = rotate_heads(tape, x, (tables[0], tables[1]), (rotated, head_size), interleaved, stem)
+    return result if rank == 4 else tape.op("Reshape", [result, tape.vector([0, 0, width])], stem=stem)
+
+
+def rotate_heads(
+    tape: Tape, x: ir.Value, tables: tuple[ir.Value, ir.Value], sizes: tuple[int, int], interleaved: bool, stem: str
+) -> ir.Value:
+    """Rotate the last axis of x by cosines and sines that broadcast against half of what is rotated.
+
+    Args:
+        tape: where the nodes go.
+        x: [..., head size].
+        tables: cosines and sines [..., rotated / 2].
+        sizes: how many features are rotated, and how many there are.
+        interleaved: even and odd features are pairs, not the two halves.
+        stem: begins the names of new values.
+    """
+    rotated, head_size = sizes
+    parts = _rotate(tape, x, tables[0], tables[1], rotated, interleaved, stem)
     if rotated < head_size:
         parts.append(_cut(tape, x, rotated, _INT64_MAX, 1, stem))
-    result = tape.op("Concat", parts, {"axis": -1}, stem=stem) if len(parts) > 1 else parts[0]
-    return result if rank == 4 else tape.op("Reshape", [result, tape.vector([0, 0, width])], stem=stem)
+    return tape.op("Concat", parts, {"axis": -1}, stem=stem) if len(parts) > 1 else parts[0]
 
 
 def _table(tape: Tape, table: ir.Value, positions: ir.Value | None, head_axis: int, stem: str) -> ir.Value:

@@ -56,6 +56,10 @@ class FusedAttention(_Attention):
             width = sizes.as_ints()[2] if sizes is not None else None if static is None else static // 3
             return hidden if width is None else feature(Size(width))
         value = analysis.axes_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        if node.op_type == "GroupQueryAttention" and value is None:  # query, key and value in one
+            heads, kv_heads = (int_attribute(node, name, 1) for name in ("num_heads", "kv_num_heads"))
+            packed = axis_size(hidden).static
+            return hidden if packed is None else feature(Size(packed // (heads + 2 * kv_heads) * heads))
         if node.op_type == "MultiHeadAttention" and value is not None and len(value) == 3:
             return feature(axis_size(value[2]))
         return hidden

@@ -60,9 +60,10 @@ def merged_bias(biases: Sequence[FloatArray]) -> FloatArray:
     Raises:
         MaskRefused: it differs between rows or paddings.
     """
-    merged = np.full((1, *biases[0].shape[1:]), np.nan, dtype=np.float32)
+    heads = max(bias.shape[1] for bias in biases)  # where nothing but zero is added, heads are not told apart
+    merged = np.full((1, heads, *biases[0].shape[2:]), np.nan, dtype=np.float32)
     for bias in biases:
-        for row in bias:
+        for row in np.broadcast_to(bias, (len(bias), *merged.shape[1:])):
             known = ~np.isnan(row) & ~np.isnan(merged[0])
             if bool((row[known] != merged[0][known]).any()):
                 raise MaskRefused("it adds a bias that depends on the padding mask, so it cannot be told from the mask")
@@ -74,6 +75,8 @@ def explain_bias(by_length: dict[int, FloatArray]) -> MaskBias | None:
     """The kind of a bias from what was merged at each length (NaN: never visible); None where it is zero."""
     if all(bool((np.nan_to_num(bias) == 0).all()) for bias in by_length.values()):
         return None
+    heads = max(bias.shape[1] for bias in by_length.values())
+    by_length = {length: np.broadcast_to(bias, (1, heads, length, length)) for length, bias in by_length.items()}
     longest = max(by_length)
     tables = {length: _by_distance(bias) for length, bias in by_length.items()}
     table = tables[longest]

@@ -78,6 +78,12 @@ class _Builder:
         self.job = job
         self.analysis = job.understanding.analysis
         self.sites = {site.output: site for site in job.understanding.sites}
+        self.cache = {
+            present: source
+            for site in job.understanding.sites
+            if site.output in job.masks
+            for present, source in site.cache.items()
+        }
         self.lowered = 0
         self.inputs: RaggedInputs | None = (
             make_ragged_inputs(job.graph, self.analysis, tape, mask) if job.ragged else None
@@ -103,7 +109,7 @@ class _Builder:
     # --- what has to be built -------------------------------------------------------------------------------------
 
     def _behind_attention(self, start: set[ir.Value]) -> set[ir.Value]:
-        behind = start | set(self.job.masks)
+        behind = start | set(self.job.masks) | set(self.cache)
         for node in self.job.graph:
             if any(value in behind for value in node.inputs):
                 behind.update(node.outputs)
@@ -111,6 +117,8 @@ class _Builder:
 
     def _operands(self, value: ir.Value) -> list[ir.Value]:
         """What a value is built from: a site's operands, or its producer's inputs."""
+        if value in self.cache:
+            return [self.cache[value]]
         site = self.sites.get(value)
         if site is not None and value in self.job.masks:
             return [site.query.value, site.key.value, site.value.value]
@@ -171,6 +179,11 @@ class _Builder:
     def _convert(self, node: ir.Node) -> None:
         output = node.outputs[0]
         if output in self.job.masks:
+            for present in node.outputs:
+                if present in self.cache and present in self.needed_values:
+                    self.region.packed_forms[present] = self.region.packed(self.cache[present])
+            if output not in self.needed_values:
+                return
             self.region.packed_forms[output] = lower_site(
                 self.sites[output], self.job.masks[output], self.job.biases.get(output, ()), self.region
             )

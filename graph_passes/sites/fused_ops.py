@@ -13,6 +13,7 @@ from raggedrt.graph_passes.axes.atoms import Axes
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
 from raggedrt.graph_passes.sites import torch_op
+from raggedrt.graph_passes.sites.group_query import group_query_attention
 from raggedrt.graph_passes.sites.mask_terms import split_terms
 from raggedrt.graph_passes.sites.repeats import unrepeated
 from raggedrt.graph_passes.sites.site import (
@@ -254,10 +255,10 @@ MATCHERS: dict[tuple[str, str], Callable[[ir.Node, AxisAnalysis], AttentionSite]
     ("", "Attention"): standard_attention,
     ("com.microsoft", "MultiHeadAttention"): multi_head_attention,
     ("com.microsoft", "Attention"): attention,
+    ("com.microsoft", "GroupQueryAttention"): group_query_attention,
     (torch_op.TORCH_DOMAIN, torch_op.SPARSE_ATTENTION): torch_op.sparse_attention,
 }
 UNKNOWN = {
-    ("com.microsoft", "GroupQueryAttention"): "GroupQueryAttention with a key/value cache is not read yet",
     ("com.microsoft", "PackedMultiHeadAttention"): "it is packed already",
     ("com.microsoft", "PackedAttention"): "it is packed already",
     ("com.microsoft", "SparseAttention"): "SparseAttention with a key/value cache is not read yet",

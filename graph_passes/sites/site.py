@@ -89,6 +89,7 @@ class AttentionSite:
         zero_where_unattended: a query that sees no key yields zeros, as with `RaggedAttention`; other forms leave it to
             chance.
         unsupported: what no kernel serves yet, as reasons.
+        cache: further outputs of the anchor (present keys and values), and the values that they equal.
     """
 
     anchor: ir.Node
@@ -111,6 +112,7 @@ class AttentionSite:
     spec: MaskSpec = dataclasses.field(default_factory=MaskSpec)
     zero_where_unattended: bool = False
     unsupported: list[str] = dataclasses.field(default_factory=list)
+    cache: dict[ir.Value, ir.Value] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
