@@ -173,7 +173,7 @@ def _compare_output(
     name: str, pairs: Sequence[tuple[Case, Arrays, Arrays]], tolerance: Tolerance | None
 ) -> OutputError:
     """Compares one output over all cases and keeps the worst."""
-    per_token = all(wanted[name].shape[:2] == case.valid.shape for case, wanted, _ in pairs)
+    axis = slot_axis([(case, wanted[name]) for case, wanted, _ in pairs])
     worst: OutputError | None = None
     for case, wanted, got in pairs:
         want = wanted[name]
@@ -185,7 +185,9 @@ def _compare_output(
                 f"Output '{name}' in the case '{case.name}' is {have.dtype}{list(have.shape)}, expected "
                 f"{want.dtype}{list(want.shape)}."
             )
-        where = valid_places(want, case.valid, per_token=per_token)
+        if axis is not None:
+            want, have = (np.moveaxis(array, axis, 1) for array in (want, have))
+        where = valid_places(want, case.valid, per_token=axis is not None)
         error = difference(name, case.name, have, want, where, tolerance)
         if worst is None or (error.max_abs, not error.passed) > (worst.max_abs, not worst.passed):
             passed = error.passed and (worst is None or worst.passed)
@@ -195,6 +197,18 @@ def _compare_output(
     if worst is None:
         raise NumericsError(f"Output '{name}' was compared over no case.")
     return worst
+
+
+def slot_axis(results: Sequence[tuple[Case, NDArray[Any]]]) -> int | None:
+    """The axis of an output [batch, ...] that counts slots in every case; None where it has none.
+
+    That is 1 but for keys and values that a decoder puts out for later calls, [batch, heads, slots, head size].
+    """
+    rank = min((array.ndim for _, array in results), default=0)
+    if any(array.shape[:1] != case.valid.shape[:1] for case, array in results):
+        return None
+    numbers = range(1, rank)
+    return next((n for n in numbers if all(array.shape[n] == case.valid.shape[1] for case, array in results)), None)
 
 
 def valid_places(array: NDArray[Any], valid: NDArray[np.bool_], *, per_token: bool) -> NDArray[np.bool_]:

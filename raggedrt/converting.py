@@ -62,6 +62,7 @@ def convert(
     sparsity: str | MaskSpec | None = None,
     plan: str | os.PathLike[str] | None = None,
     accept_approximation: bool = False,
+    prefill: bool = False,
     atol: float | None = None,
     rtol: float | None = None,
     report: str | os.PathLike[str] | None = None,
@@ -94,6 +95,7 @@ def convert(
         sparsity: mask to impose on every attention site on top of its own, such as `"window(256)"`.
         plan: YAML file that says it site by site, as `raggedrt rewrite --write-plan` writes it.
         accept_approximation: outputs may move because of it; the report says how far.
+        prefill: of an ONNX file with a cache, convert what runs in calls that start without one.
         atol: absolute tolerance of the verification; default by dtype.
         rtol: relative tolerance; default by dtype.
         report: also write `report.json` to this file.
@@ -138,7 +140,7 @@ def convert(
             raise InputError(
                 f"{source}: an ONNX file keeps its element types; leave --dtype out, or convert the source"
             )
-        original = original_onnx(resolved, folder, opset=opset, tolerance=tolerance)
+        original = original_onnx(resolved, folder, opset=opset, tolerance=tolerance, prefill=prefill)
         step("rewriting %d nodes", len(original.model.graph))
         config = dataclasses.replace(config, mask_input=original.mask_input, position_limit=resolved.position_limit)
         rewritten = _rewrite(original, config, for_engine=settings is not None)

@@ -40,6 +40,7 @@ def make_config(
     plan: str | os.PathLike[str] | None = None,
     accept_approximation: bool = False,
     mask_input: str | None = None,
+    prefill: bool = False,
 ) -> RewriteConfig:
     """The checked configuration of the graph passes.
 
@@ -64,6 +65,7 @@ def make_config(
         plan=() if plan is None else read_plan(pathlib.Path(plan)),
         accept_approximation=accept_approximation,
         mask_input=mask_input,
+        prefill=prefill,
     )
     if config.imposes and not accept_approximation:
         raise InputError(NOT_ACCEPTED)
@@ -115,6 +117,7 @@ def rewrite(
     plan: str | os.PathLike[str] | None = None,
     accept_approximation: bool = False,
     mask_input: str | None = None,
+    prefill: bool = False,
 ) -> tuple[onnx.ModelProto, RewriteReport]:
     """Remove padding and fuse attention in an ONNX model.
 
@@ -130,6 +133,8 @@ def rewrite(
         accept_approximation: outputs may move because of it; `report.approximation` says how far.
         mask_input: the input [batch, sequence] that says which slots hold tokens (non-zero); None: attention_mask,
             input_mask or mask, if there is one.
+        prefill: every call starts without a cache: inputs with keys and values of earlier calls are left out, the mask
+            covers the tokens of the call.
 
     Returns:
         The rewritten model and the report. External data stays external, in `report.external_data_dir`.
@@ -150,6 +155,7 @@ def rewrite(
         plan=plan,
         accept_approximation=accept_approximation,
         mask_input=mask_input,
+        prefill=prefill,
     )
     if isinstance(onnx_model_or_path, onnx.ModelProto):
         model, where, folder = read_proto(onnx_model_or_path), "the model", None
@@ -181,6 +187,7 @@ def rewrite_file(
     write_plan: str | os.PathLike[str] | None = None,
     accept_approximation: bool = False,
     mask_input: str | None = None,
+    prefill: bool = False,
     report: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> RewriteReport:
@@ -208,6 +215,7 @@ def rewrite_file(
         plan=plan,
         accept_approximation=accept_approximation,
         mask_input=mask_input,
+        prefill=prefill,
     )
     outputs = [pathlib.Path(name) for name in (output, report, write_plan) if name is not None]
     refuse_collisions(*outputs)

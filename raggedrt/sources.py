@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from raggedrt.errors import InputError
 from raggedrt.export.input_specs import graph_input_specs, input_specs
 from raggedrt.export.numerics import DEFAULT_TOLERANCES, Case, Runner, Tolerance
 from raggedrt.export.padding_cases import InputSpec, padding_cases
@@ -18,6 +19,7 @@ from raggedrt.export.widen import wide_file
 from raggedrt.models.contract import ModelSource, ResolvedSource
 from raggedrt.onnx_files import read_onnx
 from raggedrt.onnx_runner import onnx_file_runner
+from raggedrt.prefill import leave_out_caches, started_empty
 from raggedrt.progress import step
 
 
@@ -61,9 +63,16 @@ def resolve_source(
 
 
 def original_onnx(
-    resolved: ResolvedSource, folder: pathlib.Path, *, opset: int, tolerance: Tolerance | None = None
+    resolved: ResolvedSource,
+    folder: pathlib.Path,
+    *,
+    opset: int,
+    tolerance: Tolerance | None = None,
+    prefill: bool = False,
 ) -> Original:
     """Export a PyTorch source into `folder` and verify it; take an ONNX source as it is.
+
+    With `prefill` the caches of an ONNX source are left out of `model`, and its reference runs on empty ones.
 
     Raises:
         InputError: the source cannot be exported or is no valid ONNX.
@@ -73,9 +82,15 @@ def original_onnx(
         if resolved.path is None:
             raise TypeError("a resolved source has a model or a path")
         model = read_onnx(resolved.path).model
+        caches = leave_out_caches(model) if prefill else []
         specs = graph_input_specs(model)
         cases = padding_cases(specs, position_limit=resolved.position_limit)
-        return Original(resolved, resolved.path, model, specs, cases, onnx_file_runner(resolved.path))
+        reference = onnx_file_runner(resolved.path)
+        return Original(
+            resolved, resolved.path, model, specs, cases, started_empty(reference, caches) if caches else reference
+        )
+    if prefill:
+        raise InputError("--prefill is for ONNX files that take a cache; PyTorch models are exported without one")
     path = folder / "original.onnx"
     step("exporting to ONNX (opset %d)", opset)
     exported = export_model(resolved.model, opset=opset, output=path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from raggedrt.export.numerics import (
     Tolerance,
     compare_results,
     runnable_cases,
+    slot_axis,
 )
 from raggedrt.export.widen import wide_feeds, wide_file
 from raggedrt.plugins.bundle.model_facts import load_proto
@@ -97,7 +98,8 @@ def verify_rewrite(
     """
     wanted = runnable_cases(usable_cases(cases, inputs), reference)
     if _takes_packed(inputs):
-        wanted = [(case, each_alone(case, reference, outputs)) for case, _ in wanted]
+        axes = {role.name: slot_axis([(case, result[role.name]) for case, result in wanted]) for role in outputs}
+        wanted = [(case, each_alone(case, reference, outputs, axes)) for case, _ in wanted]
     comparisons = []
     for native in natives():
         results = graph_results(model, inputs, outputs, wanted, native=native)
@@ -149,16 +151,25 @@ def cuda_problem() -> str | None:
     return problem
 
 
-def each_alone(case: Case, reference: Runner, outputs: Sequence[TensorRole]) -> Arrays:
-    """What packed tokens mean: every sequence of a right-padded case alone, its outputs put where the case has them."""
+def each_alone(
+    case: Case, reference: Runner, outputs: Sequence[TensorRole], axes: Mapping[str, int | None] | None = None
+) -> Arrays:
+    """What packed tokens mean: every sequence of a right-padded case alone, its outputs put where the case has them.
+
+    `axes` says where outputs count slots, if not right behind the batch: there they come, as in what is packed.
+    """
     results: list[Arrays | None] = []
     for row, count in enumerate(case.valid.sum(axis=1).tolist()):
         feeds = {name: _row_of(array, row, count, case) for name, array in case.feeds.items()}
-        results.append(reference(feeds) if count else None)
+        results.append(_slots_second(reference(feeds), axes or {}) if count else None)
     some = next((result for result in results if result is not None), None)
     if some is None:
         return reference(case.feeds)
     return {role.name: _rows_together(role, results, some[role.name], case) for role in outputs}
+
+
+def _slots_second(result: Arrays, axes: Mapping[str, int | None]) -> Arrays:
+    return {name: np.moveaxis(array, axes.get(name) or 0, 1 if axes.get(name) else 0) for name, array in result.items()}
 
 
 def _row_of(array: Any, row: int, count: int, case: Case) -> Any:

@@ -80,6 +80,9 @@ MaskInput = Annotated[
         show_default=False,
     ),
 ]
+Prefill = Annotated[
+    bool, typer.Option("--prefill", help="every call starts without a cache: leave out the inputs that hold one")
+]
 AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="a feature that matched nothing is no error")]
 Revision = Annotated[str | None, typer.Option(help="revision of a Hub model", show_default=False)]
 AllowPickle = Annotated[
