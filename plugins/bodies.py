@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -32,11 +32,16 @@ BODIES: dict[str, Callable[[BodyBuilder], Sequence[ir.Value]]] = {
 }
 
 
-def attach_function_bodies(model: ir.Model) -> int:
+def attach_function_bodies(model: ir.Model, *, engine: bool = False, exact: bool = False) -> int:
     """Gives every `raggedrt` node a function body for the model's default-domain opset, replacing older bodies.
 
     Nodes of equal form share a body; the node's `overload` names it. Call this last: optimisers and inliners replace a
     node by its body, and the native kernel is then never used.
+
+    Args:
+        model: the model, changed in place.
+        engine: make bodies to be inlined into the graph of an engine (`NodeForm.product_type`).
+        exact: of an engine: multiply in float32 whatever the element type.
 
     Returns:
         The number of bodies in the model.
@@ -56,7 +61,7 @@ def attach_function_bodies(model: ir.Model) -> int:
             "Convert the model's opset first (onnx.version_converter)."
         )
     for node in nodes:
-        form = node_form(node)
+        form = node_form(node, engine=engine, exact=exact)
         node.overload = overload_of(form)
         if node.op_identifier() not in model.functions:
             function = build_body(form, opset)
@@ -80,12 +85,14 @@ def overload_of(form: NodeForm) -> str:
     parts += [name for name in (*form.inputs, *form.outputs) if name in optional]
     if form.cross:
         parts.append("cross")
+    if form.engine:
+        parts += ["exact" if form.exact else "engine", *(f"{name}{width}" for name, width in form.widths)]
     if form.dtype is not None:
         parts.append(form.dtype.short_name())
     return "_".join(parts)
 
 
-def node_form(node: ir.Node) -> NodeForm:
+def node_form(node: ir.Node, *, engine: bool = False, exact: bool = False) -> NodeForm:
     """What the body of `node` depends on."""
     op = definition_of(node.op_type)
     values = {spec.name: value for spec, value in zip(op.inputs, node.inputs, strict=False) if value is not None}
@@ -99,7 +106,15 @@ def node_form(node: ir.Node) -> NodeForm:
         ),
         next((dtype for dtype in dtypes if dtype is not None), None),
         cross=any(values.get(f"{name}_q") is not values.get(f"{name}_k") for name in ("cu_seqlens", "max_seqlen")),
+        engine=engine,
+        exact=exact,
+        widths=_widths(values) if engine else (),
     )
+
+
+def _widths(values: Mapping[str, ir.Value]) -> tuple[tuple[str, int], ...]:
+    shapes = {name: value.shape for name, value in values.items() if value.shape is not None}
+    return tuple((name, shape[-1]) for name, shape in shapes.items() if len(shape) and isinstance(shape[-1], int))
 
 
 def _raggedrt_nodes(model: ir.Model) -> Iterator[ir.Node]:

@@ -24,7 +24,8 @@ class NodeForm:
     """What the body of a node may depend on; nodes of equal form share one body.
 
     `dtype` is the element type of the tensors of type `T`. `cross` tells that query and key lengths are different
-    tensors.
+    tensors. `engine`: the body becomes part of an engine, see `product_type`; `exact` of it: nevertheless float32 is
+    multiplied; `widths` are the last axes of inputs as far as they are static.
     """
 
     op: OpDefinition
@@ -33,6 +34,9 @@ class NodeForm:
     attributes: tuple[tuple[str, int | float | tuple[int, ...]], ...]
     dtype: ir.DataType | None
     cross: bool = False
+    engine: bool = False
+    exact: bool = False
+    widths: tuple[tuple[str, int], ...] = ()
 
     def attribute(self, name: str) -> int | float | tuple[int, ...]:
         """The attribute's value, its default where the node does not carry it."""
@@ -72,6 +76,15 @@ class NodeForm:
             )
         return self.dtype
 
+    @property
+    def product_type(self) -> ir.DataType:
+        """What matrices are multiplied in: float32, in an engine the element type if nothing else is asked for.
+
+        Engines have kernels that multiply, mask and normalise in one step for 16-bit products only, and these sum in
+        float32.
+        """
+        return self.element_type if self.engine and not self.exact else ir.DataType.FLOAT
+
 
 class BodyBuilder:
     """Collects the nodes of one function body."""
@@ -110,6 +123,10 @@ class BodyBuilder:
             self._nodes.append(node)
             self._constants[key] = node.outputs[0]
         return self._constants[key]
+
+    def width(self, name: str) -> int | None:
+        """The last axis of an input, where it is known and may be relied on."""
+        return dict(self.form.widths).get(name)
 
     def real(self, value: object) -> ir.Value:
         """A float32 constant."""

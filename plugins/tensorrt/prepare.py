@@ -6,6 +6,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from raggedrt.errors import InputError
+from raggedrt.plugins.bodies import attach_function_bodies
 from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.plugins.tensorrt.lengths_plan import plan_from_lengths
 from raggedrt.plugins.tensorrt.shared_dims import share_dims
@@ -18,12 +19,19 @@ PASSES = (
 )
 
 
-def prepare(model: ir.Model, where: str) -> None:
-    """Turn a rewritten model (or any other) into standard ops, in place; `where` names it in errors.
+def prepare(model: ir.Model, where: str, *, exact: bool = False) -> None:
+    """Turn a rewritten model (or any other) into standard ops, in place.
+
+    Args:
+        model: the model.
+        where: its name in errors.
+        exact: multiply in float32 in attention, whatever the element type.
 
     Raises:
         InputError: a node of ours has no function body.
     """
+    if any(domain == DOMAIN for domain, *_ in model.functions):
+        attach_function_bodies(model, engine=True, exact=exact)
     plan_from_lengths(model)
     common_passes.InlinePass()(model)
     share_dims(model.graph)

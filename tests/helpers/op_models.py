@@ -20,7 +20,9 @@ _SHARED = (("cu_seqlens_q", "cu_seqlens_k"), ("max_seqlen_q", "max_seqlen_k"))
 """One graph input where the case gives equal arrays, as in self-attention."""
 
 
-def case_model(op_name: str, case: Case, inputs: dict[str, Array], opset: int) -> onnx.ModelProto:
+def case_model(
+    op_name: str, case: Case, inputs: dict[str, Array], opset: int, *, engine: bool = False, exact: bool = False
+) -> onnx.ModelProto:
     """A model of one node called `node`; token and batch axes are dynamic, outputs have the definition's names.
 
     bfloat16 tensors enter and leave it as float32 and are cast, because numpy arrays of it cannot be fed.
@@ -39,7 +41,7 @@ def case_model(op_name: str, case: Case, inputs: dict[str, Array], opset: int) -
     imports = {"": opset, DOMAIN: OPSET_VERSION}
     graph = ir.Graph(list(graph_inputs.values()), outputs, nodes=nodes, opset_imports=imports, name=case.name)
     model = ir.Model(graph, ir_version=10)
-    attach_function_bodies(model)
+    attach_function_bodies(model, engine=engine, exact=exact)
     return ir.to_proto(model)
 
 
