@@ -16,7 +16,7 @@ from raggedrt.models.contract import BATCH_AXIS, SEQUENCE_AXIS, ModelSource
 from raggedrt.models.task_modules import TaskModule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _EXAMPLE_BATCH = 2
 _EXAMPLE_LENGTH = 16  # tokens; 1 would be traced as a constant
@@ -82,8 +82,7 @@ def present_outputs(
     Raises:
         InputError: The model lacks an output that the task needs.
     """
-    with torch.no_grad():
-        result = wrapped.call(**examples)
+    result = _run(wrapped.model, wrapped.call, examples)
     present = tuple(name for name in outputs if result.get(name) is not None)
     for name in outputs:
         if name not in present and name not in optional:
@@ -158,14 +157,34 @@ def _first_that_runs(
         sizes = {"input_ids": vocabulary, "token_type_ids": 2 if "token_type_ids" in names else 0}
         examples = example_inputs(names, sizes, None)
         try:
-            with torch.no_grad():
-                return examples, module(**examples)
+            return examples, _run(module, module, examples)
         except IndexError as error:
             failure = error
     raise InputError(
         f"{type(module).__name__}: fails on ids within each of its embedding tables ({failure}). Return "
         "raggedrt.ModelSource with example_inputs that it takes from the factory."
     ) from failure
+
+
+def _run(module: nn.Module, call: Callable[..., Any], examples: Mapping[str, torch.Tensor]) -> Any:
+    """What `call` gives for the examples, in PyTorch.
+
+    Raises:
+        IndexError: Ids are outside of an embedding table.
+        InputError: The module's own code fails otherwise.
+    """
+    try:
+        with torch.no_grad():
+            return call(**examples)
+    except (IndexError, MemoryError):
+        raise
+    except Exception as error:  # whatever the module's code raises
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in examples.items())
+        raise InputError(
+            f"{type(module).__name__}: the module fails in PyTorch itself, on example inputs {shapes}: "
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}. "
+            "Make it run there first; a factory may return a raggedrt.ModelSource with example_inputs of its own."
+        ) from error
 
 
 class _DictOutputs(nn.Module):

@@ -31,3 +31,13 @@ def test_a_vocabulary_smaller_than_the_position_table_is_found() -> None:
 def test_a_module_that_takes_none_of_the_ids_is_bad_input() -> None:
     with pytest.raises(InputError, match="ModelSource with example_inputs"):
         resolve(Embedder(10, 64, reach=1000))
+
+
+class Broken(Embedder):
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return super().forward(input_ids, attention_mask) @ torch.zeros(5, 4)
+
+
+def test_a_module_that_fails_in_pytorch_is_bad_input() -> None:
+    with pytest.raises(InputError, match=r"Broken: .*input_ids \[\d, \d+\].*RuntimeError.*shapes cannot be multiplied"):
+        resolve(Broken(10, 64))
