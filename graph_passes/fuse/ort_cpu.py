@@ -42,6 +42,7 @@ def leave(model: ir.Model) -> dict[str, int]:
 FUSIONS: dict[str, Callable[[ir.Model], dict[str, int]]] = {
     "ort-cpu": fuse,
     "ort-cuda": fuse,
+    "ort-trt": leave,
     "tensorrt": leave,
     "tensorrt-rtx": leave,
 }

@@ -17,7 +17,7 @@ from raggedrt.plugins.contract.abi import ABI_VERSION
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
 
 SCHEMA_VERSION = 3
-"""Version 2 adds `engines`, version 3 `plugin_model` and the plugins of engines."""
+"""Version 2 adds `engines`, version 3 `plugin_model`, the plugins of engines and `ep_context`."""
 READABLE_VERSIONS = (1, 2, 3)
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
@@ -106,6 +106,8 @@ class EngineRecord(Record):
     folder of the record. `target` is the value of `--target`, `builder` the product that built it. `profiles` are in
     the engine's order. `device_memory_bytes` is what activations take at the greatest shapes, None where the builder
     does not say it. `graph_sha256` identifies the ONNX file that was built. `plugins` is None where it calls none.
+    `version_compatible`: later versions of the product run it too. `hardware_compatibility` says, as the option of that
+    name does, which GPUs run it beside that of `compute_capabilities`.
     """
 
     file: RelativePath
@@ -118,6 +120,21 @@ class EngineRecord(Record):
     device_memory_bytes: int | None = None
     graph_sha256: Sha256
     plugins: PluginRecord | None = None
+
+
+class ContextRecord(Record):
+    """An EPContext model: what ONNX Runtime's `provider` compiled, ready to load.
+
+    `file` is its place in the bundle; the engine lies in the same folder. `runtime_version` is ONNX Runtime's,
+    `sdk_version` that of the provider's SDK, `graph_sha256` identifies the ONNX file that was compiled.
+    """
+
+    file: RelativePath
+    provider: str
+    runtime_version: str
+    sdk_version: str
+    compute_capability: int
+    graph_sha256: Sha256
 
 
 class OutputError(Record):
@@ -143,7 +160,7 @@ class ManifestDraft(Record):
     `op_features` has the feature bits used, by op. `mask_specs` is what the report says of each mask. `position_limit`
     is the longest sequence in tokens, None without a limit. `mask_input` is the name under which callers give
     `[B, S]` masks, also where the graph itself takes `cu_seqlens`. `plugin_model` is the same graph as TensorRT's
-    parser takes it, with nodes in plugin form; it shares the weights of `model`.
+    parser takes it, with nodes in plugin form; it shares the weights of `model`. `ep_context` is that graph compiled.
     """
 
     toolchain_version: str
@@ -163,6 +180,7 @@ class ManifestDraft(Record):
     verification: Verification | None = None
     model: RelativePath = MODEL_NAME
     plugin_model: RelativePath | None = None
+    ep_context: ContextRecord | None = None
     tokenizer: RelativePath | None = None
 
 

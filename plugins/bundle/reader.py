@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from raggedrt.errors import InputError
+from raggedrt.plugins.bundle.ep_context import check_context_files, ep_contexts
 from raggedrt.plugins.bundle.manifest import (
     ENGINE_FOLDER,
     LIBRARY_FOLDER,
@@ -130,6 +131,8 @@ def open_bundle(path: str | os.PathLike[str], verify: bool = False) -> Bundle:
     weights = {(model_folder / name).relative_to(root).as_posix() for name in facts.external_files}
     if manifest.plugin_model is not None:
         _check_plugin_model(root, manifest, weights)
+    if manifest.ep_context is not None:
+        _check_context(root, manifest, manifest.ep_context.file)
     if unlisted := weights - manifest.files.keys():
         raise InputError(f"{root / manifest.model} reads {min(unlisted)!r}, which the manifest does not list.")
     _check_hashes(root, manifest, sorted(trusted_by_size - weights - {manifest.model}))
@@ -146,6 +149,20 @@ def _check_plugin_model(root: pathlib.Path, manifest: Manifest, weights: set[str
     read = {(place.parent / name).relative_to(root).as_posix() for name in facts.external_files}
     if others := read - weights:
         raise InputError(f"{place} reads {min(others)!r}, and the model itself does not; convert the model again.")
+
+
+def _check_context(root: pathlib.Path, manifest: Manifest, name: str) -> None:
+    """The compiled model, and every file that it names, lie in the bundle and are listed."""
+    if name not in manifest.files:
+        raise InputError(f"the manifest of {root} does not list {name!r}; build it again.")
+    place = root / name
+    model = load_proto(place)
+    facts = model_facts(model)
+    check_external_data(facts, place.parent, str(place))
+    read = {*check_context_files(ep_contexts(model), place.parent, str(place)), *facts.external_files}
+    listed = {(place.parent / file).relative_to(root).as_posix() for file in read}
+    if unlisted := listed - manifest.files.keys():
+        raise InputError(f"{place} reads {min(unlisted)!r}, which the manifest does not list; build it again.")
 
 
 def _check_size(root: pathlib.Path, name: str, record: FileRecord) -> None:

@@ -53,6 +53,7 @@ class Capability:
 CAPABILITIES: dict[str, Capability] = {
     "ort-cpu": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256),
     "ort-cuda": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256, plans_attention=True),
+    "ort-trt": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256, plans_attention=True),
     "tensorrt": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256, plans_attention=True),
     # Function bodies serve there, and these have every feature.
     "tensorrt-rtx": Capability(_BUILT, FLOATS, head_size_multiple=1, max_head_size=1 << 16),

@@ -10,6 +10,8 @@ import enum
 
 DOMAIN = "raggedrt"
 """ONNX domain of every op, also its TensorRT plugin namespace."""
+ORT_PLUGIN_DOMAIN = "trt.plugins"
+"""ONNX Runtime's TensorRT provider hands nodes of this domain to TensorRT's plugin registry."""
 OPSET_VERSION = 1
 
 

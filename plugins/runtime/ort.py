@@ -6,7 +6,7 @@ import os
 import pathlib
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from raggedrt.errors import InputError, TargetError
@@ -27,7 +27,7 @@ DEFAULT_PROVIDERS: Providers = ("CPUExecutionProvider",)
 PROVIDER_EXTRAS = {
     "CPUExecutionProvider": "cpu",
     CUDA_PROVIDER: "cuda",
-    "TensorrtExecutionProvider": "tensorrt",
+    "TensorrtExecutionProvider": "ort-trt",
 }
 """What to install for an execution provider that is missing."""
 EXTERNAL_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
@@ -104,8 +104,13 @@ def create_session(
     provider_options: Sequence[Mapping[str, Any]] | None,
     session_options: onnxruntime.SessionOptions | None,
     threads: int | None,
+    attach: Callable[[onnxruntime.SessionOptions], None] | None = None,
+    config: Mapping[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:
-    """`ort_session` for a model that was read and a library that was chosen."""
+    """`ort_session` for a model that was read and a library that was chosen.
+
+    `attach` adds a provider that has no name in ONNX Runtime to the options, `config` has further entries of them.
+    """
     runtime = import_onnxruntime()
     providers = DEFAULT_PROVIDERS if providers is None else providers
     check_providers(runtime, providers)
@@ -127,12 +132,16 @@ def create_session(
         options = _options(runtime, session_options, threads)
         if model.folder is not None:
             options.add_session_config_entry(EXTERNAL_FOLDER_KEY, os.fspath(model.folder))
+        for key, value in (config or {}).items():
+            options.add_session_config_entry(key, value)
+        if attach is not None:
+            attach(options)
         if library is not None and library not in _registered.setdefault(options, set()):
             options.register_custom_ops_library(os.fspath(library))
             _registered[options].add(library)
         # ONNX Runtime's own fallback would hide a wrong provider option behind a session on the CPU.
         arguments: dict[str, Any] = {
-            "providers": list(providers),
+            "providers": list(providers) if attach is None else None,
             "provider_options": None if provider_options is None else list(provider_options),
             "enable_fallback": 0,
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +34,9 @@ from raggedrt.plugins.runtime.layouts import (
     unpad,
     zero_rows,
 )
-from raggedrt.plugins.runtime.model_input import ModelInput
-from raggedrt.plugins.runtime.ort import CUDA_PROVIDER, Native, Providers, create_session, find_library
+from raggedrt.plugins.runtime.ort import CUDA_PROVIDER, Native, Providers
 from raggedrt.plugins.runtime.ort_values import BFLOAT16
+from raggedrt.plugins.runtime.served import served
 from raggedrt.plugins.runtime.signature import make_signature, numpy_dtype
 from raggedrt.plugins.runtime.targets import (
     TARGET_PROVIDERS,
@@ -60,11 +59,12 @@ class Session:
 
     Args:
         path: a bundle's directory, or a `Bundle` that was opened.
-        providers: ONNX Runtime execution providers; by default those of the bundle's target.
+        providers: ONNX Runtime execution providers; by default those of the bundle's target. A bundle for TensorRT for
+            RTX runs its ONNX file on `["NvTensorRTRTXExecutionProvider"]` where that package is installed.
         provider_options: one mapping per provider.
         session_options: an `onnxruntime.SessionOptions`, used as given.
         threads: threads of one operator; not together with `session_options`.
-        trust_bundle: load the op library that the bundle carries instead of the installed one. It is code.
+        trust_bundle: load libraries and engines that the bundle carries instead of what is installed. They are code.
         verify: hash weights above 1 GB too before they are used.
         capacity: with ragged I/O: fill batches up to a multiple of this many tokens, so that few shapes occur. It lets
             `provider_options=[{"enable_cuda_graph": True}, {}]` replay CUDA graphs.
@@ -128,17 +128,9 @@ class Session:
             self._call = Caller(self.ort, self._output_names, Place(), beyond_numpy=self._beyond_numpy)
             _check_graph(bundle, self.ort)
             return
-        library = _choose_library(bundle, native, trust_bundle)
-        self.native = library is not None
-        self.ort = create_session(
-            ModelInput(os.fspath(bundle.model_path), None, bundle.facts, str(bundle.model_path)),
-            library,
-            warn_bodies=native == "auto",
-            providers=providers,
-            provider_options=provider_options,
-            session_options=session_options,
-            threads=threads,
-        )
+        chosen = served(bundle, providers, provider_options, native, trusted=trust_bundle)
+        self.native = chosen.library is not None
+        self.ort = chosen.open(session_options, threads, warn_bodies=native == "auto")
         _check_graph(bundle, self.ort)
         ordinal = int(self.ort.get_provider_options().get(CUDA_PROVIDER, {}).get("device_id", 0))
         self._call = Caller(
@@ -147,6 +139,7 @@ class Session:
             place_of(self.ort, ordinal, stream),
             beyond_numpy=self._beyond_numpy,
             fixed=fixed,
+            guard=chosen.guard,
         )
 
     def run(self, feeds: Mapping[str, Any], *, on_device: bool = False) -> dict[str, Any]:
@@ -290,12 +283,6 @@ def _check_fixed_shapes(bundle: Bundle, *, fixed: bool, capacity: int | None) ->
         )
     if fixed and capacity is None:
         raise InputError("enable_cuda_graph needs few shapes: give capacity, for example Session(..., capacity=1024).")
-
-
-def _choose_library(bundle: Bundle, native: Native, trust_bundle: bool) -> pathlib.Path | None:
-    if trust_bundle and bundle.libraries and native is not False:
-        return bundle.libraries[0]
-    return find_library(native)
 
 
 def _check_graph(bundle: Bundle, session: onnxruntime.InferenceSession | EngineRunner) -> None:

@@ -9,16 +9,19 @@ from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.reader import Bundle
 from raggedrt.plugins.runtime.cuda_device import require_cuda_device
 from raggedrt.plugins.runtime.ort import CUDA_PROVIDER
+from raggedrt.plugins.runtime.tensorrt_provider import PROVIDER, TARGET, require_tensorrt
 from raggedrt.plugins.tensorrt.engine_file import require_runnable
 
 TARGET_PROVIDERS: dict[str, tuple[str, ...]] = {
     "ort-cpu": ("CPUExecutionProvider",),
     "ort-cuda": (CUDA_PROVIDER, "CPUExecutionProvider"),
-    "ort-trt": ("TensorrtExecutionProvider", CUDA_PROVIDER, "CPUExecutionProvider"),
+    TARGET: (PROVIDER, CUDA_PROVIDER, "CPUExecutionProvider"),
 }
 CUDA_OPTIONS = {"use_tf32": "0", "enable_skip_layer_norm_strict_mode": "1"}
 """What keeps values those of the original: float32 products are not rounded to TF32, and norms of half-precision models
 keep their sums in float32. Both can be given otherwise."""
+STREAM_OPTIONS: dict[str, dict[str, str]] = {CUDA_PROVIDER: {"do_copy_in_default_stream": "0"}, PROVIDER: {}}
+"""What a provider is told beside the caller's stream."""
 Configured = list[tuple[str, dict[str, str]]]
 
 
@@ -42,8 +45,8 @@ def configured_providers(
     for place, name in enumerate(names):
         chosen: dict[str, Any] = dict(CUDA_OPTIONS) if name == CUDA_PROVIDER else {}
         chosen |= {} if options is None else options[place]
-        if name == CUDA_PROVIDER and stream is not None:
-            chosen |= {"user_compute_stream": stream, "do_copy_in_default_stream": "0"}
+        if name in STREAM_OPTIONS and stream is not None:
+            chosen |= {"user_compute_stream": stream, **STREAM_OPTIONS[name]}
         configured.append((name, {key: str(value) for key, value in chosen.items()}))
     return configured
 
@@ -72,5 +75,7 @@ def require_target(bundle: Bundle) -> None:
         return
     if target not in TARGET_PROVIDERS:
         raise TargetError(f"{bundle.path} was built for {target!r}, which no Session serves yet.")
-    if CUDA_PROVIDER in TARGET_PROVIDERS[target]:
+    if target == TARGET:
+        require_tensorrt(bundle)
+    elif CUDA_PROVIDER in TARGET_PROVIDERS[target]:
         require_cuda_device(f"{bundle.path} (target {target})")

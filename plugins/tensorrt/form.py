@@ -11,12 +11,10 @@ import onnx_ir as ir
 
 from raggedrt.errors import FeatureError
 from raggedrt.plugins.contract.abi import Feature
-from raggedrt.plugins.contract.op_definition import DOMAIN
+from raggedrt.plugins.contract.op_definition import DOMAIN, ORT_PLUGIN_DOMAIN
 from raggedrt.plugins.registry import BY_NAME
 
 PLUGIN_VERSION = "1"
-ORT_PLUGIN_DOMAIN = "trt.plugins"
-"""ONNX Runtime's TensorRT provider hands nodes of this domain to TensorRT's plugin registry."""
 LSE_PLUGINS = {"RaggedAttention": "RaggedAttentionLse"}
 """Op to the plugin that also has its optional output `lse`."""
 _FORM_ATTRIBUTES = ("present", "plugin_namespace", "plugin_version")

@@ -7,7 +7,7 @@ Ragged inputs hang together: B sequences with T tokens in all, the longest of M,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from raggedrt.errors import InputError
 from raggedrt.plugins.bundle.manifest import ShapeProfile
@@ -175,6 +175,23 @@ def require_profile(profiles: Sequence[ShapeProfile], shapes: Shapes, where: str
             "build the engine again with --max-shapes, --profiles or --lengths"
         )
     return found
+
+
+def envelope(profiles: Sequence[ShapeProfile]) -> ShapeProfile:
+    """One profile around several: their least and greatest shapes, tuned for the best ones of the middle profile."""
+    if len(profiles) == 1:
+        return profiles[0]
+    chosen = profiles[len(profiles) // 2]
+    names = chosen.optimum
+    return ShapeProfile(
+        minimum={name: _each(min, [profile.minimum[name] for profile in profiles]) for name in names},
+        optimum=chosen.optimum,
+        maximum={name: _each(max, [profile.maximum[name] for profile in profiles]) for name in names},
+    )
+
+
+def _each(choose: Callable[[Iterable[int]], int], shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(choose(sizes) for sizes in zip(*shapes, strict=True))
 
 
 def describe(profile: ShapeProfile) -> str:

@@ -33,23 +33,22 @@ def tensorrt_options(
     """Options of `TensorrtExecutionProvider`.
 
     Args:
-        profiles: of every dynamic input.
+        profiles: of every dynamic input; the provider runs on the first alone.
         plugin_libraries: libraries with the plugins of the model.
         cache: folder for engines and timings, so that they are made once.
-        context: EPContext model to write; its engine lies beside it, not inside, so that nothing hashes it at load.
+        context: EPContext model to write; its engine lies beside it, not inside, so that nothing hashes it at load. The
+            provider wants the place of that engine relative to the model, so `cache` then keeps timings alone.
     """
     options = _shapes(profiles, "trt_profile_{}_shapes")
     if plugin_libraries:
         options["trt_extra_plugin_lib_paths"] = ";".join(str(library) for library in plugin_libraries)
     if cache is not None:
-        options |= {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(cache),
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(cache),
-        }
+        options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(cache)}
+    if cache is not None and context is None:
+        options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
     if context is not None:
         options |= {
+            "trt_engine_cache_enable": "1",
             "trt_dump_ep_context_model": "1",
             "trt_ep_context_file_path": str(context),
             "trt_ep_context_embed_mode": "0",
@@ -58,7 +57,7 @@ def tensorrt_options(
 
 
 def tensorrt_rtx_options(profiles: Sequence[ShapeProfile], *, cache: pathlib.Path | None = None) -> dict[str, str]:
-    """Options of `NvTensorRTRTXExecutionProvider`, a package of its own; `cache`: file of compiled kernels."""
+    """Options of `NvTensorRTRTXExecutionProvider`, a package of its own; `cache`: folder of compiled kernels."""
     options = _shapes(profiles, "nv_profile_{}_shapes")
     if len(profiles) > 1:
         options["nv_multi_profile_enable"] = "1"
