@@ -89,6 +89,7 @@ def doctor(
         ("op library", _library_state()),
         ("CUDA kernel packs", _packs_state()),
         ("TensorRT plugins", _plugins_state()),
+        ("TensorRT of ONNX Runtime", _provider_state()),
         *((flavour.product, _builder_state(flavour)) for flavour in FLAVOURS.values()),
     )
     return Diagnosis(facts, tuple(_target_row(target.name) for target in TARGETS))
@@ -148,6 +149,18 @@ def _plugins_state() -> str:
     return str(path) if path.is_file() else "none (doctor --build-plugins builds them)"
 
 
+def _provider_state() -> str:
+    from raggedrt.plugins.tensorrt.libraries import load_tensorrt, provider_major
+
+    major = provider_major()
+    if major is None:
+        return "no provider for it in this ONNX Runtime"
+    try:
+        return load_tensorrt(major)
+    except TargetError as error:
+        return str(error)
+
+
 def _packs_state() -> str:
     from raggedrt.plugins.kernel_packs.lookup import available_packs
 
@@ -173,6 +186,8 @@ def _target_row(name: str) -> tuple[str, str, str]:
         notes.append("runs slowly on function bodies: raggedrt doctor --build-ops builds the op library")
     if name == "ort-cuda":
         notes += _cuda_notes()
+    if name == "ort-trt":
+        notes += _tensorrt_notes()
     return name, "yes", "; ".join(notes)
 
 
@@ -202,6 +217,22 @@ def _cuda_notes() -> list[str]:
         if not available_packs():
             notes.append(f"no kernel pack yet: doctor --build-kernels builds it (NVRTC {find_compiler()})")
     except (TargetError, InputError) as error:
+        notes.append(str(error))
+    return notes
+
+
+def _tensorrt_notes() -> list[str]:
+    """What is missing to run bundles of target ort-trt here; converting needs none of it."""
+    from raggedrt.plugins.runtime.tensorrt_provider import lacking
+    from raggedrt.plugins.tensorrt.libraries import PROVIDER_TENSORRT, find_plugins, provider_major
+
+    notes: list[str] = []
+    try:
+        major = provider_major()
+        missing = lacking(major=major, state=cuda_state())
+        notes += [f"converts and verifies on the CPU, but does not run: {'; '.join(missing)}"] if missing else []
+        find_plugins(major or PROVIDER_TENSORRT)
+    except TargetError as error:
         notes.append(str(error))
     return notes
 

@@ -76,6 +76,6 @@ def require_target(bundle: Bundle) -> None:
     if target not in TARGET_PROVIDERS:
         raise TargetError(f"{bundle.path} was built for {target!r}, which no Session serves yet.")
     if target == TARGET:
-        require_tensorrt(bundle)
+        require_tensorrt(str(bundle.path))
     elif CUDA_PROVIDER in TARGET_PROVIDERS[target]:
         require_cuda_device(f"{bundle.path} (target {target})")

@@ -15,7 +15,7 @@ from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.manifest import LIBRARY_FOLDER, ContextRecord, ShapeProfile
 from raggedrt.plugins.bundle.reader import Bundle
 from raggedrt.plugins.contract.op_definition import ORT_PLUGIN_DOMAIN
-from raggedrt.plugins.runtime.cuda_device import CudaState, cuda_state
+from raggedrt.plugins.runtime.cuda_device import CudaDevice, CudaState, cuda_state
 from raggedrt.plugins.runtime.engine_cache import EngineCache, engine_cache
 from raggedrt.plugins.runtime.ort_errors import import_onnxruntime
 from raggedrt.plugins.tensorrt.libraries import PluginLibrary, find_plugins, load_tensorrt, provider_major, register
@@ -69,8 +69,8 @@ def lacking(*, major: int | None, state: CudaState) -> list[str]:
     return found
 
 
-def require_tensorrt(bundle: Bundle) -> tuple[int, CudaState]:
-    """The major version of TensorRT that serves a bundle here, and the GPUs.
+def require_tensorrt(where: str) -> tuple[int, CudaState]:
+    """The major version of TensorRT that serves the provider here, and the GPUs; `where` names the bundle.
 
     Raises:
         TargetError: the provider, TensorRT or a GPU is missing; all that is are named.
@@ -78,11 +78,38 @@ def require_tensorrt(bundle: Bundle) -> tuple[int, CudaState]:
     major, state = provider_major(), cuda_state()
     if missing := lacking(major=major, state=state):
         raise TargetError(
-            f"{bundle.path} (target {TARGET}) cannot run here: {'; '.join(missing)}. In Python "
+            f"{where} (target {TARGET}) cannot run here: {'; '.join(missing)}. In Python "
             "providers=['CPUExecutionProvider'] runs the same graph on the CPU."
         )
     assert major is not None
     return major, state
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadyProvider:
+    """The provider with everything loaded that it needs: TensorRT's version, our plugins, the GPU."""
+
+    version: str
+    plugins: PluginLibrary
+    device: CudaDevice
+    devices: tuple[CudaDevice, ...]
+
+
+def ready_provider(where: str, ordinal: int = 0, *folders: pathlib.Path) -> ReadyProvider:
+    """Load TensorRT and register our plugins, from these folders or where they usually are.
+
+    Raises:
+        TargetError: something is missing here, which the message names.
+        InputError: there is no GPU of that number.
+    """
+    major, state = require_tensorrt(where)
+    if not 0 <= ordinal < len(state.devices):
+        raise InputError(f"{where}: device_id {ordinal}, and the GPUs here are 0 to {len(state.devices) - 1}.")
+    version = load_tensorrt(major)
+    plugins = find_plugins(major, *folders)
+    register_plugins([plugins.registrar], where)
+    register(plugins, where)
+    return ReadyProvider(version, plugins, state.devices[ordinal], state.devices)
 
 
 def tensorrt_plan(bundle: Bundle, given: Mapping[str, Any], *, trusted: bool) -> TensorrtPlan:
@@ -106,20 +133,15 @@ def tensorrt_plan(bundle: Bundle, given: Mapping[str, Any], *, trusted: bool) ->
         )
     profile = envelope(manifest.profiles)
     check_profiles([profile], [record.tensor_role for record in manifest.inputs], where)
-    major, state = require_tensorrt(bundle)
-    version = load_tensorrt(major)
     folders = [bundle.path / LIBRARY_FOLDER] if trusted else []
-    plugins = find_plugins(major, *folders)
-    register_plugins([plugins.registrar], where)
-    register(plugins, where)
+    ready = ready_provider(where, int(given.get("device_id", 0)), *folders)
     context = manifest.ep_context if trusted else None
     if context is not None:
-        device = state.devices[int(given.get("device_id", 0))]
-        require_context(context, where, version=version, capability=device.capability)
+        require_context(context, where, version=ready.version, capability=ready.device.capability)
     graph = manifest.plugin_model if context is None else context.file
-    cache = None if context is not None else _cache(bundle, graph, plugins, version, state, given)
+    cache = _cache(bundle, graph, ready, given) if context is None else None
     options = tensorrt_options(
-        [profile], plugin_libraries=[plugins.registrar], cache=None if cache is None else cache.folder
+        [profile], plugin_libraries=[ready.plugins.registrar], cache=None if cache is None else cache.folder
     )
     return TensorrtPlan(bundle.path / graph, _merged(options, given), profile, cache)
 
@@ -156,14 +178,13 @@ def require_context(context: ContextRecord, where: str, *, version: str, capabil
         )
 
 
-def _cache(
-    bundle: Bundle, graph: str, plugins: PluginLibrary, version: str, state: CudaState, given: Mapping[str, Any]
-) -> EngineCache:
+def _cache(bundle: Bundle, graph: str, ready: ReadyProvider, given: Mapping[str, Any]) -> EngineCache:
+    plugins = ready.plugins
     facts = {
-        "tensorrt": version,
+        "tensorrt": ready.version,
         "onnxruntime": import_onnxruntime().__version__,
         "plugins": f"{plugins.version} {plugins.abi} {plugins.tensorrt}",
-        "devices": ", ".join(device.name for device in state.devices),
+        "devices": ", ".join(device.name for device in ready.devices),
         **{f"option {name}": str(value) for name, value in given.items()},
     }
     return engine_cache(bundle, graph, facts)

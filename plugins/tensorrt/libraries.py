@@ -23,6 +23,8 @@ from raggedrt.plugins.native.cache import cache_folder
 from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
 from raggedrt.plugins.native.plugin_registrar import REGISTRAR_NAME
 
+PROVIDER_TENSORRT = 10
+"""The major version that ONNX Runtime's provider is linked against today; where there is a provider, it tells."""
 PROVIDER_LIBRARY = "libonnxruntime_providers_tensorrt.so"
 PLUGINS_VARIABLE = "RAGGEDRT_TENSORRT_PLUGINS"
 """Folder with the plugin library and the one that registers it."""

@@ -1,0 +1,127 @@
+"""What a bundle for ONNX Runtime's TensorRT provider has beside its model: the plugin form, a profile, an engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+from typing import TYPE_CHECKING
+
+import onnx
+
+from raggedrt.engine_profiles import ShapeDemand, choose_profiles
+from raggedrt.errors import RaggedRTError
+from raggedrt.plugins.bundle.ep_context import check_context_files, ep_contexts
+from raggedrt.plugins.bundle.manifest import ENGINE_FOLDER, ContextRecord, ManifestDraft, ShapeProfile
+from raggedrt.plugins.bundle.model_facts import load_proto
+from raggedrt.plugins.contract.op_definition import ORT_PLUGIN_DOMAIN
+from raggedrt.plugins.runtime.ort_errors import LOAD_ERRORS, import_onnxruntime, translated
+from raggedrt.plugins.runtime.tensorrt_provider import PROVIDER, TARGET, ready_provider
+from raggedrt.plugins.tensorrt.engine_file import file_digest
+from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, write_plugin_model
+from raggedrt.plugins.tensorrt.profiles import envelope
+from raggedrt.plugins.tensorrt.provider_options import tensorrt_options
+from raggedrt.progress import step
+
+if TYPE_CHECKING:
+    from raggedrt.graph_passes.report import RewriteReport
+
+LOGGER = logging.getLogger("raggedrt")
+CONTEXT_NAME = "model_ctx.onnx"
+
+
+@dataclasses.dataclass(frozen=True)
+class ProviderFiles:
+    """What was added to the model, and what the manifest says of it."""
+
+    profile: ShapeProfile
+    context: ContextRecord | None = None
+
+
+def add_provider_files(
+    model: pathlib.Path,
+    target: str,
+    demand: ShapeDemand,
+    report: RewriteReport,
+    position_limit: int | None,
+    *,
+    compiled: bool = False,
+) -> ProviderFiles | None:
+    """Write what the target needs beside `model`; None where it needs nothing of this kind.
+
+    Args:
+        model: the model in native form, at its place in the bundle.
+        target: of the bundle.
+        demand: what shapes will come.
+        report: of the graph passes.
+        position_limit: of the source.
+        compiled: compile an engine now, which takes the GPU that will run it.
+
+    Raises:
+        InputError: shapes do not fit the inputs.
+        FeatureError: a node that no plugin serves.
+        TargetError: `compiled`, and this machine lacks what that takes.
+    """
+    if target != TARGET:
+        return None
+    limits = [limit for limit in (position_limit, report.position_limit) if limit]
+    profiles = choose_profiles(demand, report.inputs, min(limits, default=None))
+    if len(profiles) > 1 and (demand.buckets is not None or demand.profiles is not None):
+        LOGGER.warning("%s has one profile per session: the %d are put together into one", PROVIDER, len(profiles))
+    profile = envelope(profiles)
+    place = model.parent / PLUGIN_MODEL_NAME
+    write_plugin_model(model, place, ORT_PLUGIN_DOMAIN)
+    return ProviderFiles(profile, compile_context(place, profile) if compiled else None)
+
+
+def with_provider_files(draft: ManifestDraft, files: ProviderFiles | None) -> ManifestDraft:
+    """The manifest of a bundle with these files, if any."""
+    if files is None:
+        return draft
+    changes = {"profiles": (files.profile,), "plugin_model": PLUGIN_MODEL_NAME, "ep_context": files.context}
+    return draft.model_copy(update=changes)
+
+
+def compile_context(graph: pathlib.Path, profile: ShapeProfile) -> ContextRecord:
+    """Compile the plugin form into an EPContext model in the folder of engines, its engine beside it.
+
+    Raises:
+        TargetError: the provider, TensorRT, the plugins or a GPU is missing.
+        RaggedRTError: the provider wrote no such model.
+    """
+    ready = ready_provider(str(graph.parent))
+    folder = graph.parent / ENGINE_FOLDER
+    folder.mkdir(exist_ok=True)
+    place = folder / CONTEXT_NAME
+    step("compiling %s for %s", graph.name, ready.device)
+    options = tensorrt_options([profile], plugin_libraries=[ready.plugins.registrar], context=place)
+    runtime = import_onnxruntime()
+    providers = [(PROVIDER, options), "CUDAExecutionProvider", "CPUExecutionProvider"]
+    with translated(f"ONNX Runtime cannot compile {graph.name}", LOAD_ERRORS, "Nothing was written."):
+        runtime.InferenceSession(str(graph), providers=providers, enable_fallback=0)
+    if not place.is_file():
+        raise RaggedRTError(f"{PROVIDER} wrote no {CONTEXT_NAME}; set ORT_TENSORRT_VERBOSE_ENABLE=1 to see why")
+    check_compiled(load_proto(place), folder)
+    return ContextRecord(
+        file=f"{ENGINE_FOLDER}/{CONTEXT_NAME}",
+        provider=PROVIDER,
+        runtime_version=runtime.__version__,
+        sdk_version=ready.version,
+        compute_capability=ready.device.capability,
+        graph_sha256=file_digest(graph),
+    )
+
+
+def check_compiled(model: onnx.ModelProto, folder: pathlib.Path) -> None:
+    """Check that every part in plugin form was compiled, and that what was lies beside the model.
+
+    Raises:
+        RaggedRTError: a node in plugin form is left, or nothing was compiled.
+        InputError: content is missing.
+    """
+    contexts = ep_contexts(model)
+    left = [node.name for node in model.graph.node if node.domain == ORT_PLUGIN_DOMAIN]
+    if left or not contexts:
+        what = f"left {len(left)} nodes to others, {left[0]!r} first" if left else "compiled nothing"
+        raise RaggedRTError(f"{PROVIDER} {what}; set ORT_TENSORRT_VERBOSE_ENABLE=1 to see why")
+    check_context_files(contexts, folder, CONTEXT_NAME)
