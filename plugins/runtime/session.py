@@ -125,7 +125,7 @@ class Session:
         if not providers and manifest.engines:
             self.native = False
             self.ort: Any = open_engine(bundle, trusted=trust_bundle)
-            self._call = Caller(self.ort, self._output_names, Place(), beyond_numpy=self._beyond_numpy)
+            self._call = Caller(self.ort, self._output_names, Place(), beyond_numpy=False)  # it takes them itself
             _check_graph(bundle, self.ort)
             return
         chosen = served(bundle, providers, provider_options, native, trusted=trust_bundle)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
+import importlib
 import pathlib
-import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from raggedrt.errors import RaggedRTError, TargetError
+from raggedrt.errors import InputError, RaggedRTError, TargetError
 from raggedrt.plugins.bundle.manifest import EngineRecord
 from raggedrt.plugins.bundle.reader import Bundle
+from raggedrt.plugins.runtime.cuda_device import cuda_state
+from raggedrt.plugins.tensorrt.device import Array, Device, choose_device
+from raggedrt.plugins.tensorrt.engine_context import EngineContext, check_engine
 from raggedrt.plugins.tensorrt.engine_file import require_runnable
-from raggedrt.plugins.tensorrt.flavour import FLAVOURS, Flavour
+from raggedrt.plugins.tensorrt.flavour import FLAVOURS
 from raggedrt.plugins.tensorrt.profiles import require_profile
-
-Array = npt.NDArray[Any]
+from raggedrt.plugins.tensorrt.runtime_cache import RuntimeCache, cache_path, with_runtime_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,33 +31,54 @@ class Tensor:
 
 
 class EngineRunner:
-    """An engine with its execution context; one call at a time.
+    """An engine with its execution context. Thread-safe: calls wait for one another.
 
     Args:
         engine: what the manifest says of it.
         path: the engine's file, which is code: the caller has to trust it.
         inputs, outputs: names.
+        digest: SHA-256 of the file, under which compiled kernels are kept; None: they are not.
 
     Raises:
+        InputError: the engine is not what the manifest says.
         TargetError: this machine cannot run it.
     """
 
-    def __init__(self, engine: EngineRecord, path: pathlib.Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        engine: EngineRecord,
+        path: pathlib.Path,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        digest: str | None = None,
+    ) -> None:
         where = str(path)
         require_runnable(engine, where)
-        _choose_product(FLAVOURS[engine.target])
-        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-
-        self._where = where
-        self._engine = engine
+        found = choose_device(cuda_state().devices, engine.compute_capabilities)
+        if found is None:
+            raise TargetError(f"{where} needs an NVIDIA GPU, and the driver finds none (raggedrt doctor says why)")
+        kernels = None if digest is None else cache_path(digest, found.capability)
+        trt: Any = importlib.import_module(FLAVOURS[engine.target].module)
+        self._where, self._engine = where, engine
         self._inputs, self._outputs = (tuple(Tensor(name) for name in names) for names in (inputs, outputs))
         self._lock = threading.Lock()
-        self._profile = 0
-        self._runner = TrtRunner(EngineFromBytes(path.read_bytes()))
-        try:
-            self._runner.activate()
-        except Exception as error:
-            raise TargetError(f"{where}: {engine.builder} cannot load it here ({error}); build it again") from error
+        self._served: set[int] = set()
+        self._log = make_logger(trt)
+        device = Device(found.ordinal)
+        with device.current(), self._explained(f"{engine.builder} cannot load it here", TargetError):
+            runtime = trt.Runtime(self._log)
+            loaded = runtime.deserialize_cuda_engine(path.read_bytes())
+            if loaded is None:
+                raise RaggedRTError("it is refused; build it again")
+            context, self._cache = with_runtime_cache(loaded, kernels)
+            if context is None:
+                raise RaggedRTError("there is no execution context; the GPU may lack memory")
+        self._context = EngineContext(trt, loaded, device, context)
+        self._close = weakref.finalize(self, _close, self._context, self._cache, device, runtime)
+        problem = check_engine(loaded, self._context, inputs, outputs, engine.profiles)
+        if problem is not None:
+            self.close()
+            raise InputError(f"{where} is not the engine that its manifest describes: {problem}; build it again")
 
     def get_inputs(self) -> tuple[Tensor, ...]:
         """What the engine takes."""
@@ -74,24 +95,34 @@ class EngineRunner:
             InputError: no profile does; the message lists them.
             RaggedRTError: the engine failed.
         """
-        shapes = {name: array.shape for name, array in feeds.items()}
-        profile = require_profile(self._engine.profiles, shapes, self._where)
-        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        with self._lock:
-            try:
-                if profile != self._profile:
-                    self._runner.set_profile(profile)
-                    self._profile = profile
-                outputs = self._runner.infer(arrays)
-            except Exception as error:
-                raise RaggedRTError(f"{self._where}: the engine failed ({error})") from error
-            return [np.array(outputs[name]) for name in names]  # the runner reuses its buffers
+        profile = require_profile(self._engine.profiles, {n: a.shape for n, a in feeds.items()}, self._where)
+        with self._lock, self._explained("the engine failed", RaggedRTError):
+            outputs = self._context.run(profile, feeds, names)
+            if self._cache is not None and profile not in self._served:
+                self._cache.save()  # a first call compiles; a process may end without closing anything
+            self._served.add(profile)
+        return outputs
+
+    def close(self) -> None:
+        """Give the GPU's memory back; also done when nobody holds the runner any more."""
+        self._close()
+
+    @contextlib.contextmanager
+    def _explained(self, what: str, kind: type[RaggedRTError]) -> Any:
+        """Errors of the block as one of `kind`, with what TensorRT logged."""
+        self._log.errors.clear()
+        try:
+            yield
+        except Exception as error:
+            said = "; ".join(dict.fromkeys(text.strip() for text in self._log.errors[:3]))
+            raise kind(f"{self._where}: {what} ({error}{': ' if said else ''}{said})") from error
 
 
 def open_engine(bundle: Bundle, *, trusted: bool) -> EngineRunner:
     """The engine of a bundle, ready to run.
 
     Raises:
+        InputError: the engine is not what the manifest says.
         TargetError: this machine cannot run it, or nobody vouches for it.
     """
     engine = bundle.manifest.engines[0]
@@ -102,16 +133,30 @@ def open_engine(bundle: Bundle, *, trusted: bool) -> EngineRunner:
             "--trust-bundle (trust_bundle=True)"
         )
     names = [[record.name for record in records] for records in (bundle.manifest.inputs, bundle.manifest.outputs)]
-    return EngineRunner(engine, bundle.path / engine.file, names[0], names[1])
+    digest = bundle.manifest.files[engine.file].sha256
+    return EngineRunner(engine, bundle.path / engine.file, names[0], names[1], digest)
 
 
-def _choose_product(flavour: Flavour) -> None:
-    """Polygraphy reads once, when it is imported, which product to use."""
-    if any(os.environ.get(name) != value for name, value in flavour.environment.items()):
-        if "polygraphy" in sys.modules:
-            wanted = " ".join(f"{name}={value}" for name, value in flavour.environment.items())
-            raise TargetError(
-                f"Polygraphy was imported for another TensorRT; set {wanted} before this process starts to run engines "
-                f"of {flavour.product}"
-            )
-        os.environ.update(flavour.environment)
+def make_logger(trt: Any) -> Any:
+    """A logger that keeps errors and says nothing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self.errors.append(text)
+
+    return Log()
+
+
+def _close(context: EngineContext, cache: RuntimeCache | None, device: Device, _runtime: Any) -> None:
+    """The runtime is only held: an engine may not outlive it."""
+    with contextlib.suppress(Exception):  # at the end of a process the driver may be gone
+        if cache is not None:
+            cache.save()
+        context.close()
+        with device.current():
+            device.close()
