@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import os
@@ -14,15 +15,22 @@ from collections.abc import Iterator
 from typing import IO, cast
 
 from raggedrt.engine_commands import script
-from raggedrt.errors import InputError
+from raggedrt.errors import InputError, TargetError
 from raggedrt.options import choose
 from raggedrt.outputs import refuse_existing, refuse_input, staged
-from raggedrt.plugins.bundle.manifest import LIBRARY_FOLDER, MANIFEST_NAME, ManifestDraft
+from raggedrt.plugins.bundle.manifest import LIBRARY_FOLDER, MANIFEST_NAME, ManifestDraft, ShapeProfile
 from raggedrt.plugins.bundle.reader import Bundle, open_bundle
 from raggedrt.plugins.bundle.writer import BundleWriter
+from raggedrt.plugins.contract.io_roles import Role
 from raggedrt.plugins.kernel_packs.lookup import available_packs
 from raggedrt.plugins.native.cache import LIBRARY_NAME
+from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
+from raggedrt.plugins.native.plugin_registrar import REGISTRAR_NAME
 from raggedrt.plugins.runtime.library import op_library_path
+from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
+from raggedrt.plugins.tensorrt.libraries import PROVIDER_TENSORRT, find_plugins, provider_major
+from raggedrt.plugins.tensorrt.profiles import envelope
+from raggedrt.plugins.tensorrt.provider_options import tensorrt_options
 from raggedrt.progress import step
 from raggedrt.triton import Deployment, config_text
 
@@ -36,6 +44,7 @@ GPU_TARGETS = ("ort-cuda", "ort-trt", "tensorrt", "tensorrt-rtx")
 PACK_TARGETS = ("ort-cuda", "ort-trt", "tensorrt")
 DEFAULT_BATCH = 32
 QUEUE_DELAY_MICROSECONDS = 500
+PACK_SUFFIX = ".pack"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -103,11 +112,31 @@ def _libraries(bundle: Bundle) -> list[pathlib.Path]:
     if not bundle.facts.nodes:
         return []
     packs = [pack.path for pack in available_packs()] if bundle.manifest.target in PACK_TARGETS else []
-    return [op_library_path(), *packs]
+    return [op_library_path(), *_plugins(bundle), *packs]
+
+
+def _plugins(bundle: Bundle) -> list[pathlib.Path]:
+    """The TensorRT plugins and what registers them, where the bundle is for ONNX Runtime's TensorRT provider."""
+    if bundle.manifest.target != PROVIDER_TARGET:
+        return []
+    with contextlib.suppress(TargetError):
+        found = find_plugins(provider_major() or PROVIDER_TENSORRT)
+        return [found.registrar.with_name(PLUGIN_LIBRARY_NAME), found.registrar]
+    return []
+
+
+def _has_plugins(extras: list[pathlib.Path]) -> bool:
+    return any(path.name == REGISTRAR_NAME for path in extras)
 
 
 def _notes(bundle: Bundle, extras: list[pathlib.Path]) -> Iterator[str]:
-    if bundle.manifest.target in PACK_TARGETS and bundle.facts.nodes and len(extras) == 1:
+    if bundle.manifest.target == PROVIDER_TARGET and bundle.facts.nodes and not _has_plugins(extras):
+        yield (
+            "no TensorRT plugins were found, which the provider needs; TENSORRT_ROOT=... raggedrt doctor "
+            "--build-plugins, then ship again"
+        )
+    packs = sum(path.name.endswith(PACK_SUFFIX) for path in extras)
+    if bundle.manifest.target in PACK_TARGETS and bundle.facts.nodes and not packs:
         yield "no kernel packs were found, so a GPU runs function bodies; raggedrt doctor --build-kernels, ship again"
     if bundle.manifest.engines:
         yield f"{COMMANDS_NAME} has the command lines that build and run the engine again"
@@ -207,12 +236,12 @@ def _deployment(
     bundle: Bundle, name: str, extras: list[pathlib.Path], max_batch_size: int | None, server_path: str
 ) -> Deployment:
     manifest = bundle.manifest
-    built_for = [
-        profile.maximum["cu_seqlens"][0] - 1 for profile in manifest.profiles if "cu_seqlens" in profile.maximum
-    ]
+    built_for = [most for profile in manifest.profiles if (most := _most_sequences(bundle, profile))]
     backend = TRITON_BACKENDS.get(manifest.target, "onnxruntime")
     served_by_engine = backend == "tensorrt" and bool(manifest.engines)
-    limit = min(built_for, default=None) if served_by_engine else None
+    place = f"{server_path.rstrip('/')}/{name}"
+    accelerator = _accelerator(bundle, f"{place}/{LIBRARY_FOLDER}") if _has_plugins(extras) else {}
+    limit = min(built_for, default=None) if served_by_engine or accelerator else None
     if max_batch_size is not None and max_batch_size < 1:
         raise InputError(f"--max-batch-size {max_batch_size}: expected at least 1")
     if limit is not None and max_batch_size is not None and max_batch_size > limit:
@@ -221,13 +250,28 @@ def _deployment(
     return Deployment(
         name=name,
         backend=backend if served_by_engine else "onnxruntime",
-        file="model.plan" if served_by_engine else "model.onnx",
+        file="model.plan" if served_by_engine else (str(manifest.plugin_model) if accelerator else "model.onnx"),
         gpu=manifest.target in GPU_TARGETS,
         max_batch_size=max_batch_size or limit or max(built_for, default=DEFAULT_BATCH),
         queue_delay_microseconds=QUEUE_DELAY_MICROSECONDS,
-        op_library=f"{server_path.rstrip('/')}/{name}/{LIBRARY_FOLDER}/{LIBRARY_NAME}" if native else None,
+        op_library=f"{place}/{LIBRARY_FOLDER}/{LIBRARY_NAME}" if native and not accelerator else None,
         profiles=len(manifest.profiles) if served_by_engine else 0,
+        accelerator=accelerator,
     )
+
+
+def _most_sequences(bundle: Bundle, profile: ShapeProfile) -> int:
+    """How many sequences a batch of a profile may have; 0 where that does not show."""
+    if "cu_seqlens" in profile.maximum:
+        return profile.maximum["cu_seqlens"][0] - 1
+    padded = [record.name for record in bundle.manifest.inputs if record.role in (Role.PER_TOKEN, Role.ATTENTION_MASK)]
+    return min((profile.maximum[name][0] for name in padded if name in profile.maximum), default=0)
+
+
+def _accelerator(bundle: Bundle, libraries: str) -> dict[str, str]:
+    """Options of ONNX Runtime's TensorRT provider on the server."""
+    profile = envelope(bundle.manifest.profiles)
+    return tensorrt_options([profile], plugin_libraries=[f"{libraries}/{REGISTRAR_NAME}"])
 
 
 def _fill(
@@ -240,7 +284,8 @@ def _fill(
     if deployment.profiles:
         shutil.copyfile(bundle.path / bundle.manifest.engines[0].file, version / deployment.file)
     else:
-        shutil.copyfile(bundle.model_path, version / deployment.file)
+        graph = bundle.path / deployment.file if deployment.accelerator else bundle.model_path
+        shutil.copyfile(graph, version / deployment.file)
         for weights in bundle.facts.external_files:
             place = version / weights
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -261,5 +306,11 @@ def _triton_notes(bundle: Bundle, deployment: Deployment) -> Iterator[str]:
         yield "with padded inputs only requests of equal lengths are batched; convert with --io ragged to batch all"
     if deployment.op_library is not None:
         yield f"the server loads {deployment.op_library}; ship with --server-path if the repository lies elsewhere"
+    if deployment.accelerator:
+        yield (
+            "ONNX Runtime builds the TensorRT engine when the server loads the model, which takes minutes each time; "
+            "trt_engine_cache_enable and trt_engine_cache_path in config.pbtxt keep it in a folder of the server"
+        )
+        yield "the server loads the plugins from there; ship with --server-path if the repository lies elsewhere"
     if bundle.manifest.engines and deployment.backend != "tensorrt":
         yield "the server has no backend for engines of TensorRT for RTX: it runs the ONNX file in ONNX Runtime"

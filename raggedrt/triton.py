@@ -7,7 +7,7 @@ makes `cu_seqlens` and `max_seqlen` itself, so that requests of different length
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from raggedrt.errors import InputError
 from raggedrt.plugins.bundle.manifest import Manifest
@@ -45,6 +45,7 @@ class Deployment:
         queue_delay_microseconds: how long a request may wait for others.
         op_library: absolute path of the op library on the server; None: none is needed.
         profiles: optimisation profiles of an engine.
+        accelerator: options of ONNX Runtime's TensorRT provider; empty: it does not serve.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Deployment:
     queue_delay_microseconds: int
     op_library: str | None = None
     profiles: int = 0
+    accelerator: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def config_text(manifest: Manifest, deployment: Deployment) -> str:
@@ -85,6 +87,14 @@ def _lines(manifest: Manifest, deployment: Deployment) -> Iterator[str]:
     yield from _block("instance_group", _instances(deployment))
     if deployment.op_library is not None:
         yield from _block("model_operations", [f"op_library_filename: {_quoted(deployment.op_library)}"])
+    if deployment.accelerator:
+        yield from _block("optimization", _block("execution_accelerators", _accelerator(deployment.accelerator)))
+
+
+def _accelerator(options: Mapping[str, str]) -> Iterator[str]:
+    """The provider's options have the same names in the server's configuration."""
+    parameters = (f"parameters {{ key: {_quoted(key)} value: {_quoted(value)} }}" for key, value in options.items())
+    yield from _block("gpu_execution_accelerator", ['name: "tensorrt"', *parameters])
 
 
 def _batching(inputs: Sequence[TensorRole], outputs: Sequence[TensorRole]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from raggedrt.errors import TargetError
-from raggedrt.plugins.runtime.ort_errors import import_onnxruntime
+from raggedrt.plugins.runtime.ort_errors import first_line, import_onnxruntime
 
 PROVIDER = "NvTensorRTRTXExecutionProvider"
 MODULE = "onnxruntime_ep_nv_tensorrt_rtx"
@@ -60,6 +60,6 @@ def _register(runtime: Any, where: str) -> None:
         if "already registered" in str(error).lower():
             return
         raise TargetError(
-            f"{where}: the library of {PROVIDER} does not load ({str(error).splitlines()[0]}); it needs the NVIDIA "
+            f"{where}: the library of {PROVIDER} does not load ({first_line(str(error))}); it needs the NVIDIA "
             "driver (libcuda.so.1, libnvidia-ml.so.1); providers=['CPUExecutionProvider'] runs the graph on the CPU"
         ) from error

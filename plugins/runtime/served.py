@@ -11,7 +11,7 @@ from typing import Any
 from raggedrt.errors import InputError
 from raggedrt.plugins.bundle.model_facts import load_proto, model_facts
 from raggedrt.plugins.bundle.reader import Bundle
-from raggedrt.plugins.native.cache import cache_folder
+from raggedrt.plugins.native.cache import LIBRARY_NAME, cache_folder
 from raggedrt.plugins.runtime import rtx_provider
 from raggedrt.plugins.runtime.model_input import ModelInput
 from raggedrt.plugins.runtime.ort import Native, Providers, create_session, find_library, provider_name
@@ -92,7 +92,8 @@ def served(
         return _tensorrt(bundle, configured(providers, provider_options), trusted=trusted)
     if rtx_provider.PROVIDER in names:
         return _rtx(bundle, configured(providers, provider_options))
-    library = bundle.libraries[0] if trusted and bundle.libraries and native is not False else find_library(native)
+    own = [path for path in bundle.libraries if path.name == LIBRARY_NAME]
+    library = own[0] if trusted and own and native is not False else find_library(native)
     return Served(_input(bundle.model_path, bundle), library, providers, provider_options)
 
 

@@ -12,13 +12,19 @@ import onnxruntime
 import pytest
 
 import raggedrt
+from helpers.plugin_folders import plugins_in
 from helpers.project import ROOT, compiler
+from helpers.provider_bundles import provider_bundle
 from helpers.text_proto import parse_text_proto
 from helpers.tolerances import Tolerance, assert_close
 from raggedrt.cli import main
 from raggedrt.errors import InputError
 from raggedrt.plugins.native.build import find_ort_headers
 from raggedrt.plugins.native.cache import LIBRARY_NAME
+from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
+from raggedrt.plugins.native.plugin_registrar import REGISTRAR_NAME
+from raggedrt.plugins.tensorrt import libraries
+from raggedrt.plugins.tensorrt.libraries import PLUGINS_VARIABLE
 
 pytestmark = pytest.mark.ort_cpu
 EXAMPLE = ROOT / "scripts" / "examples" / "run_bundle.cc"
@@ -194,3 +200,39 @@ def test_a_cpp_program_tells_what_is_wrong(
     ):
         done = _run(program, bundle, rows)
         assert (done.returncode, message in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize("io", ["padded", "ragged"])
+def test_a_bundle_for_the_tensorrt_provider_brings_the_plugins(
+    io: str, op_library: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLUGINS_VARIABLE, str(plugins_in(tmp_path / "plugins")))
+    bundle = provider_bundle(tmp_path / "toy", io)
+    folder = raggedrt.ship(bundle.path, tmp_path / "folder")
+    assert set(folder.libraries) >= {LIBRARY_NAME, PLUGIN_LIBRARY_NAME, REGISTRAR_NAME}
+    session = raggedrt.Session(folder.path, providers=["CPUExecutionProvider"], trust_bundle=True)
+    assert session.native
+    shipped = raggedrt.ship(bundle.path, tmp_path / "models", format="triton", server_path="/srv/models")
+    model = shipped.path
+    assert (model / "1" / "model.trt.onnx").read_bytes() == (bundle.path / "model.trt.onnx").read_bytes()
+    assert (model / "1" / "model.onnx.data").is_file()
+    assert (model / "lib" / REGISTRAR_NAME).is_file()
+    config = parse_text_proto((model / "config.pbtxt").read_text())
+    assert config["max_batch_size"] == [4]
+    assert "model_operations" not in config
+    (accelerator,) = config["optimization"][0]["execution_accelerators"][0]["gpu_execution_accelerator"]
+    options = {entry["key"][0]: entry["value"][0] for entry in accelerator["parameters"]}
+    assert options["trt_extra_plugin_lib_paths"] == f"/srv/models/toy/lib/{REGISTRAR_NAME}"
+    assert options["trt_profile_max_shapes"].startswith("input_ids:4x8" if io == "padded" else "input_ids:32")
+    assert any("takes minutes" in note for note in shipped.notes)
+
+
+def test_without_plugins_the_native_model_is_served(
+    op_library: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libraries, "cache_folder", lambda: tmp_path / "cache")
+    shipped = raggedrt.ship(provider_bundle(tmp_path / "toy").path, tmp_path / "models", format="triton")
+    config = parse_text_proto((shipped.path / "config.pbtxt").read_text())
+    assert config["default_model_filename"] == ["model.onnx"]
+    assert "optimization" not in config
+    assert any("no TensorRT plugins were found" in note for note in shipped.notes)

@@ -104,3 +104,14 @@ def test_what_the_server_has_no_form_for_is_refused(record: dict[str, Any], mess
 def test_names_are_quoted() -> None:
     config = parse_text_proto(config_text(_manifest("ragged"), _deployment(op_library='/a "b"\\c.so')))
     assert config["model_operations"][0]["op_library_filename"] == ['/a "b"\\c.so']
+
+
+def test_the_tensorrt_provider_has_its_options() -> None:
+    options = {"trt_extra_plugin_lib_paths": "/models/toy/lib/x.so", "trt_profile_min_shapes": "input_ids:1x1"}
+    changes = {"file": "model.trt.onnx", "gpu": True, "accelerator": options}
+    config = parse_text_proto(config_text(_manifest("padded"), _deployment(**changes)))
+    assert config["default_model_filename"] == ["model.trt.onnx"]
+    (accelerators,) = config["optimization"][0]["execution_accelerators"]
+    (accelerator,) = accelerators["gpu_execution_accelerator"]
+    assert accelerator["name"] == ["tensorrt"]
+    assert {entry["key"][0]: entry["value"][0] for entry in accelerator["parameters"]} == options

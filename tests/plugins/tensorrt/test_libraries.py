@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
-import subprocess
 
 import pytest
 
-from helpers.project import compiler
+from helpers.plugin_folders import plugins_in
 from raggedrt.errors import TargetError
 from raggedrt.plugins.contract.abi import ABI_VERSION
 from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
@@ -22,20 +20,6 @@ pytestmark = pytest.mark.none
 def _own_cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(libraries.PLUGINS_VARIABLE, raising=False)
-
-
-def plugins_in(folder: pathlib.Path, *, abi: int = ABI_VERSION, tensorrt: str = "10.9") -> pathlib.Path:
-    """Libraries that say so of themselves."""
-    program = compiler()
-    if program is None:
-        pytest.skip("no C++ compiler")
-    folder.mkdir(parents=True, exist_ok=True)
-    info = json.dumps(json.dumps({"version": "0.1.0", "abi": abi, "tensorrt": tensorrt}))
-    (folder / "a.cc").write_text(f'extern "C" const char* raggedrt_tensorrt_info() {{ return {info}; }}\n')
-    (folder / "b.cc").write_text('extern "C" const char* raggedrt_register_plugins() { return "no registry"; }\n')
-    for source, name in (("a.cc", PLUGIN_LIBRARY_NAME), ("b.cc", REGISTRAR_NAME)):
-        subprocess.run([program, "-shared", "-fPIC", source, "-o", name], cwd=folder, check=True)
-    return folder
 
 
 @pytest.mark.parametrize(("content", "major"), [(b"\0libnvinfer.so.10\0libcudart.so.13", 10), (b"nothing", None)])
