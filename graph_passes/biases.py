@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from raggedrt.graph_passes.attention_host import AttentionHost
 from raggedrt.graph_passes.axes.rule import PackingRefused
 from raggedrt.graph_passes.masks.bias import DISTANCE, MaskBias
-from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import Tape
 from raggedrt.graph_passes.sites.site import AttentionSite, MaskTerm
 
@@ -33,7 +33,7 @@ def why_not_passed(biases: Sequence[SiteBias]) -> str | None:
     return None if len(kinds) == len(set(kinds)) else "more than one bias of a kind is added"
 
 
-def bias_operands(site: AttentionSite, biases: Sequence[SiteBias], region: PackedRegion) -> dict[str, ir.Value | None]:
+def bias_operands(site: AttentionSite, biases: Sequence[SiteBias], region: AttentionHost) -> dict[str, ir.Value | None]:
     """`distance_bias` [1|N, 2S-1] or `bias` [1|B, 1|N, S, S], computed by the original graph for the call's length."""
     operands: dict[str, ir.Value | None] = {}
     for found in biases:

@@ -30,7 +30,7 @@ def attention_entries(
 ) -> list[AttentionEntry]:
     """One entry per attention site found, in graph order (unknown ones last); `lowered` are anchors of sites."""
     chosen = understanding.analysis.inputs.sequence or config_length
-    refused = {refusal.node: refusal.reason for refusal in report.record("pack").refused}
+    refused = _refused_sites(report)
     stopped = next((refusal for refusal in report.record("pack").refused), None)
     general = (
         "removing padding was not asked for"
@@ -66,11 +66,21 @@ def attention_entries(
         )
         entries.append(entry)
     entries += [
-        AttentionEntry(node=site.name, form=site.form, reason=f"not a known form: {site.reason}")
+        AttentionEntry(
+            node=site.name,
+            form=site.form,
+            op="RaggedAttention" if site.anchor in lowered else None,
+            reason=None if site.anchor in lowered else f"not a known form: {site.reason}",
+        )
         for site in understanding.unknown_sites
-        if site.anchor not in lowered
     ]
     return entries
+
+
+def _refused_sites(report: RewriteReport) -> dict[str, str]:
+    """By node; what lowers attention by itself comes last and knows best."""
+    records = [record for record in report.passes if record.name in ("pack", "sparse")]
+    return {refusal.node: refusal.reason for record in records for refusal in record.refused}
 
 
 def imposed_text(spec: MaskSpec) -> str:

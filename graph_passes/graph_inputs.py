@@ -58,6 +58,24 @@ _FUSED_ATTENTION = (
     "SparseAttention",
     "DecoderMaskedMultiHeadAttention",
 )
+def inputs_of_rows(graph: ir.Graph, length: int | None) -> GraphInputs:
+    """What a mask may depend on that is no matter of tokens: the batch, which every input begins with, and constants.
+
+    Args:
+        graph: the graph.
+        length: of the rows that the mask is for; None where it is not known.
+    """
+    leading = [_leading(value)[0] for value in graph.inputs if _rank(value) >= 2]
+    static = {dim for dim in leading if isinstance(dim, int)}
+    return GraphInputs(
+        attention_mask=None,
+        batch=static.pop() if len(static) == 1 else None,
+        sequence=length,
+        batch_symbols=frozenset(dim for dim in leading if isinstance(dim, str)),
+        sequence_symbols=frozenset(),
+    )
+
+
 CACHE_REASON = (
     "the graph takes keys and values of earlier calls ({names}), so a row's tokens are not all in one call and where "
     "they stand is not known; say --prefill (prefill=True) to get a graph for calls that start without a cache, or "

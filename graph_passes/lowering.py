@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from raggedrt.graph_passes.attention_host import AttentionHost
 from raggedrt.graph_passes.axes.atoms import Kind, axis_of
 from raggedrt.graph_passes.axes.rule import PackingRefused, packed_axes, packed_axis_number
 from raggedrt.graph_passes.biases import SiteBias, bias_operands, why_not_passed
@@ -96,6 +97,8 @@ def why_not_lowered(
     """The reason why a site stays as it is, or None; `approximate`: it may compute something else if asked for."""
     if mask.kept is not None:
         return mask.kept
+    if site.unpackable is not None:
+        return site.unpackable
     if site.unsupported:
         return "; ".join(site.unsupported)
     if mask.spec is None:
@@ -112,10 +115,10 @@ def why_not_lowered(
             f"a token does not always see itself ({mask.spec.describe()}), so where the keys it sees are padding it "
             "sees nothing, which the original leaves to chance"
         )
-    return _why_not_served(site, mask.spec, mask.biases, capability)
+    return why_not_served(site, mask.spec, mask.biases, capability)
 
 
-def _why_not_served(
+def why_not_served(
     site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], capability: Capability
 ) -> str | None:
     """What the target's library cannot do."""
@@ -171,7 +174,7 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
         "max_seqlen_q": plan.max_seqlen,
         "max_seqlen_k": plan.max_seqlen,
     }
-    mask_inputs, mask_attributes, by_position = _mask_operands(site, spec, region)
+    mask_inputs, mask_attributes, by_position = mask_operands(site, spec, region)
     if plan.kept or by_position or biases or site.disentangled:
         # A kept slot is a query without being a key, and distances and positions are those of the padded row; without
         # either, packed order says all that causality and a mask of own tokens need.
@@ -179,7 +182,9 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
         inputs |= dict(zip(("positions_q", "positions_k"), places, strict=True))
     inputs |= bias_operands(site, biases, region) | disentangled_operands(site, region) | mask_inputs
     if site.sink is not None:
-        inputs["head_sink"] = _sink(site.sink, region)
+        if site.sink in region.behind:
+            raise PackingRefused(f"'{site.sink.name}'", "the sink of attention is computed from packed values")
+        inputs["head_sink"] = sink_operand(site.sink, region)
     attributes: dict[str, int | float | Sequence[int]] = {
         "num_heads": site.num_heads,
         "kv_num_heads": site.kv_num_heads if site.kv_num_heads != site.num_heads else 0,
@@ -200,17 +205,15 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
     return tape.op("Transpose", [heads], {"perm": [1, 0, 2]}, stem=f"{stem}_heads", shape=shape)
 
 
-def _sink(value: ir.Value, region: PackedRegion) -> ir.Value:
+def sink_operand(value: ir.Value, host: AttentionHost) -> ir.Value:
     """Float32 [N]."""
-    tape, float32 = region.tape, ir.DataType.FLOAT
-    if value in region.behind:
-        raise PackingRefused(f"'{value.name}'", "the sink of attention is computed from packed values")
+    tape, float32 = host.tape, ir.DataType.FLOAT
     flat = tape.op("Reshape", [value, tape.vector([-1])], stem=f"{value.name}_sink", dtype=value.dtype)
     return flat if value.dtype is float32 else tape.op("Cast", [flat], {"to": float32}, stem="sink", dtype=float32)
 
 
-def _mask_operands(
-    site: AttentionSite, spec: MaskSpec, region: PackedRegion
+def mask_operands(
+    site: AttentionSite, spec: MaskSpec, region: AttentionHost
 ) -> tuple[dict[str, ir.Value | None], dict[str, int | Sequence[int]], bool]:
     """Inputs and attributes that make the mask, and whether it compares original positions."""
     analytic = spec.analytic()

@@ -14,19 +14,22 @@ from raggedrt.graph_passes.attention_plans import plan_attention
 from raggedrt.graph_passes.axes.rule import PackingRefused
 from raggedrt.graph_passes.caches import leave_out_empty_caches
 from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean, infer_types
-from raggedrt.graph_passes.direct.lower import lower_directly
+from raggedrt.graph_passes.direct.lower import DirectJob, lower_unpacked
+from raggedrt.graph_passes.direct.site_lowering import DirectTarget
 from raggedrt.graph_passes.embed_layer_norm import take_embeddings_apart
 from raggedrt.graph_passes.entries import attention_entries, io_roles, position_limit
 from raggedrt.graph_passes.fuse.ort_cpu import FUSIONS
 from raggedrt.graph_passes.fused_matmul import take_fused_products_apart
-from raggedrt.graph_passes.graph_inputs import CACHE_REASON, cache_inputs, describe_inputs
+from raggedrt.graph_passes.graph_inputs import CACHE_REASON, cache_inputs, describe_inputs, inputs_of_rows
 from raggedrt.graph_passes.impose import ModelLengths, SiteChoice, choices_by_site, impose
 from raggedrt.graph_passes.lowering import MaskBook, SiteMask, why_not_lowered
+from raggedrt.graph_passes.masks.inputs import GraphInputs
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.pack import NO_MASK_INPUT, NO_MASK_REASON, PackingJob, pack
 from raggedrt.graph_passes.ragged_plan import plan_from_offsets
 from raggedrt.graph_passes.report import Refusal, RewriteReport
 from raggedrt.graph_passes.rotary import spell_out_rotary
+from raggedrt.graph_passes.sites.by_shape import row_length
 from raggedrt.graph_passes.sites.find import Understanding, understand
 from raggedrt.graph_passes.views import collapse_views
 from raggedrt.plugins.bodies import attach_function_bodies
@@ -109,17 +112,19 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     report.record("clean").matched = report.nodes_before - len(list(graph))
     _respell(model, report)
     understanding = _understand(graph, config, report)
-    masks = _impose(understanding, _explain_masks(understanding, config, report), config, report)
+    masks = _impose(understanding, _explain_masks(graph, understanding, config, report), config, report)
     original_outputs = list(graph.outputs)
     lowered = set[ir.Node]()
     if config.wants("pack") or config.imposes:
         lowered = _pack(graph, understanding, masks, config, report)
     packed, direct = bool(lowered), set[ir.Node]()
-    if config.wants("sparse") and not packed:
-        kept = {site.anchor: masks[site.output].kept for site in understanding.sites}
-        direct = lower_directly(graph, CAPABILITIES[config.target], report.record("sparse"), kept)
+    if config.wants("sparse") or config.imposes:
+        target = DirectTarget(config.target, CAPABILITIES[config.target])
+        sites = [site for site in understanding.sites if site.unpackable is not None or not packed]
+        job = DirectJob(graph, understanding.analysis, sites, masks, target, report.record("sparse"), packed=packed)
+        direct = lower_unpacked(job)
     report.attention = attention_entries(understanding, masks, report, lowered | direct, config.opt_length)
-    if packed:
+    if packed or direct:
         report.record("collapse_views").matched = collapse_views(model)
     report.position_limit = position_limit(understanding)
     fused = config.wants("fuse") and _fuse(model, config, report)
@@ -188,10 +193,16 @@ def _understand(graph: ir.Graph, config: RewriteConfig, report: RewriteReport) -
 
 
 def _explain_masks(
-    understanding: Understanding, config: RewriteConfig, report: RewriteReport
+    graph: ir.Graph, understanding: Understanding, config: RewriteConfig, report: RewriteReport
 ) -> dict[ir.Value, SiteMask]:
-    book = MaskBook(understanding.analysis.inputs)
-    masks = {site.output: book.of(site) for site in understanding.sites}
+    analysis = understanding.analysis
+    books: dict[GraphInputs, MaskBook] = {}
+    masks = {}
+    for site in understanding.sites:
+        inputs = analysis.inputs
+        if site.unpackable is not None:
+            inputs = inputs_of_rows(graph, row_length(site, analysis))
+        masks[site.output] = books.setdefault(inputs, MaskBook(inputs)).of(site)
     report.record("explain_masks").matched = sum(mask.spec is not None for mask in masks.values())
     return masks
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from raggedrt.graph_passes.attention_host import AttentionHost
 from raggedrt.graph_passes.axes.rule import PackingRefused
 from raggedrt.graph_passes.masks.algebra import And, Or, Term
 from raggedrt.graph_passes.masks.bigbird import BigBird
@@ -16,7 +17,6 @@ from raggedrt.graph_passes.masks.expressions import all_terms, any_term
 from raggedrt.graph_passes.masks.pairs import OWN
 from raggedrt.graph_passes.masks.rules import Clauses, clauses_of
 from raggedrt.graph_passes.masks.spec import MaskSpec
-from raggedrt.graph_passes.packing.region import PackedRegion
 from raggedrt.graph_passes.packing.tape import Tape
 from raggedrt.plugins.contract import mask_rules
 
@@ -94,7 +94,7 @@ def _counts_from_end(rule: mask_rules.Rule) -> bool:
     return any(bound < 0 for bounds in (rule.query, rule.key) for bound in bounds[:2])
 
 
-def tile_operands(site_name: str, form: TileForm, region: PackedRegion) -> dict[str, ir.Value | None]:
+def tile_operands(site_name: str, form: TileForm, region: AttentionHost) -> dict[str, ir.Value | None]:
     """`tile_ptr`, `tile_col`, `tile_tag`, `tile_bits`; one node (or constant) for all sites with that form."""
     known = region.tiles.get(form)
     if known is None:
@@ -105,7 +105,7 @@ def tile_operands(site_name: str, form: TileForm, region: PackedRegion) -> dict[
     return dict(known)
 
 
-def _node(form: TileForm, region: PackedRegion) -> dict[str, ir.Value]:
+def _node(form: TileForm, region: AttentionHost) -> dict[str, ir.Value]:
     rules = mask_rules.encode(form.clauses)
     attributes: dict[str, int | Sequence[int]] = {"block_size": form.block_size, "rules": rules}
     inputs: dict[str, ir.Value | None] = {"max_seqlen": region.plan.max_seqlen}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import onnx_ir as ir
 
@@ -13,9 +14,11 @@ _INT32, _INT64 = ir.DataType.INT32, ir.DataType.INT64
 MINUS_INFINITY = -math.inf
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Rows:
     """One side (queries, or keys and values) of an unpacked batch: every sequence has the same length.
+
+    What is built once serves every site.
 
     Attributes:
         batch: int64 [1]; `length`: int64 [1], rows per sequence.
@@ -24,6 +27,7 @@ class Rows:
     tape: Tape
     batch: ir.Value
     length: ir.Value
+    _built: dict[str, ir.Value] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, tape: Tape, value: ir.Value, slot_axis: int) -> Rows:
@@ -34,19 +38,34 @@ class Rows:
 
     def cu_seqlens(self) -> ir.Value:
         """Int32 [B+1], the multiples of S."""
+        return self._once("cu_seqlens", self._multiples)
+
+    def carrier(self) -> ir.Value:
+        """A vector of length S."""
+        return self._once("carrier", self._zeros)
+
+    def slots(self) -> ir.Value:
+        """Int64 [S], counted up from 0."""
+        return self._once("slots", lambda: self._count_up(self.length, "slots"))
+
+    def slot_positions(self) -> ir.Value:
+        """Int32 [B*S]: the slot of each row."""
+        return self._once("positions", lambda: self.per_row(self.slots()))
+
+    def _once(self, name: str, build: Callable[[], ir.Value]) -> ir.Value:
+        if name not in self._built:
+            self._built[name] = build()
+        return self._built[name]
+
+    def _multiples(self) -> ir.Value:
         tape = self.tape
         after = tape.op("Add", [self.batch, tape.vector([1])], stem="rows", shape=[1])
         numbers = tape.op("Mul", [self._count_up(after, "batch+1"), self.length], stem="offsets", shape=["batch+1"])
         return tape.op("Cast", [numbers], {"to": _INT32}, stem="cu_seqlens", dtype=_INT32, shape=["batch+1"])
 
-    def carrier(self) -> ir.Value:
-        """A vector of length S."""
+    def _zeros(self) -> ir.Value:
         zero = {"value": ir.tensor([0.0], dtype=ir.DataType.FLOAT)}
         return self.tape.op("ConstantOfShape", [self.length], zero, stem="max_seqlen", dtype=ir.DataType.FLOAT)
-
-    def slots(self) -> ir.Value:
-        """Int64 [S], counted up from 0."""
-        return self._count_up(self.length, "slots")
 
     def per_row(self, slots: ir.Value) -> ir.Value:
         """Int32 [B*S] from int64 [S], [1, S] or [B, S]."""

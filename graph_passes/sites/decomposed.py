@@ -2,12 +2,11 @@
 
 From the Softmax the walk goes back through scale and mask to the query-key product, and forward to the product with the
 values. Forms are those of exported graphs: `Softmax(Add(Mul(MatMul(q, k^T), scale), mask))`, a scale split over both
-operands, Div for Mul, Where for Add, and the guard `Where(IsNaN(p), 0, p)`.
+operands, Div for Mul, Where for Add, and the guards of `guards.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +16,12 @@ from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 from raggedrt.graph_passes.axes.atoms import Axes, Kind, axis_size, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import Polarity
+from raggedrt.graph_passes.sites.by_shape import site_by_shape
+from raggedrt.graph_passes.sites.guards import is_guard, only_looks
 from raggedrt.graph_passes.sites.mask_terms import hidden_by_where, scalar, split_terms
 from raggedrt.graph_passes.sites.merged import disentangled, only_regroups, unmerged
 from raggedrt.graph_passes.sites.repeats import unrepeated
+from raggedrt.graph_passes.sites.scores import Scores
 from raggedrt.graph_passes.sites.sinks import drops_last_column, joined_sink, without_largest
 from raggedrt.graph_passes.sites.site import (
     BNSH,
@@ -70,7 +72,7 @@ def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool, ir.Node | None] | 
     current, guarded = softmax.outputs[0], False
     cut: ir.Node | None = None
     for _ in range(_MAX_DEPTH):
-        users = [usage for usage in current.uses() if usage.node.op_type != "IsNaN"]
+        users = [usage for usage in current.uses() if not only_looks(usage.node)]
         products = [u for u in users if u.node.op_type in ("MatMul", "Einsum") and u.idx == 0]
         if products and _is_constant(products[0].node.inputs[1]):
             return None  # a mixture of constant rows (a router's choice), not of values
@@ -82,7 +84,7 @@ def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool, ir.Node | None] | 
             _refuse_detour(users)
             return None
         node = users[0].node
-        if node.op_type == "Where" and _is_nan_guard(node, current):
+        if is_guard(node, current, softmax):
             guarded = True
         elif node.op_type == "Slice" and cut is None:
             cut = node
@@ -105,13 +107,6 @@ def _refuse_detour(users: Sequence[Any]) -> None:
         raise NotThisForm(EAGER, f"the attention weights pass through {detour.op_type}{advice}")
 
 
-def _is_nan_guard(where: ir.Node, weights: ir.Value) -> bool:
-    condition = where.inputs[0]
-    test = None if condition is None else condition.producer()
-    tests_weights = test is not None and test.op_type == "IsNaN" and test.inputs[0] is weights
-    return tests_weights and scalar(where.inputs[1]) == 0.0 and where.inputs[2] is weights
-
-
 def _reaches_product(node: ir.Node, depth: int = 6) -> bool:
     """Whether a product with values follows shortly (the same question an outside observer would ask)."""
     if depth == 0 or not node.outputs:
@@ -123,21 +118,6 @@ def _reaches_product(node: ir.Node, depth: int = 6) -> bool:
         (u.node.op_type in ("MatMul", "Einsum") and u.idx == 0) or _reaches_product(u.node, depth - 1)
         for u in node.outputs[0].uses()
     )
-
-
-@dataclasses.dataclass
-class _Scores:
-    """What the walk from Softmax back to the query-key product collects."""
-
-    scale: float = 1.0
-    softcap: float = 0.0
-    masks: list[MaskTerm] = dataclasses.field(default_factory=list)
-    merged: list[MaskTerm] = dataclasses.field(default_factory=list)
-    """Terms added where batch and heads share an axis."""
-    sink: ir.Value | None = None
-    """A logit per head that only the denominator counts."""
-    split: bool = False
-    """The walk has come from scores [B, N, ...] to scores [B*N, ...]."""
 
 
 def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
@@ -158,7 +138,7 @@ def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
         raise NotThisForm(form, "values are gathered by Einsum, not by MatMul")
     if axes is not None and axis not in (-1, len(axes) - 1):
         raise NotThisForm(form, f"Softmax works along axis {axis}, not along the keys")
-    scores = _Scores()
+    scores = Scores()
     source = softmax.inputs[0]
     if source is None:
         return None
@@ -172,7 +152,16 @@ def match(softmax: ir.Node, analysis: AxisAnalysis) -> AttentionSite | None:
     value = product.inputs[1]
     if value is None:
         return None
-    return _site(softmax, form, scores, (query, key, value), product.outputs[0], analysis)
+    operands = query, key, value
+    before = list(scores.masks), list(scores.merged)
+    try:
+        return _site(softmax, form, scores, operands, product.outputs[0], analysis)
+    except NotThisForm as miss:
+        scores.masks, scores.merged = before
+        site = site_by_shape(softmax, form, scores, operands, product.outputs[0], analysis, miss.reason)
+        if site is None:
+            raise
+        return site
 
 
 def _with_sink(source: ir.Value, cut: ir.Node, form: str, analysis: AxisAnalysis) -> tuple[ir.Value, ir.Value]:
@@ -213,7 +202,7 @@ def _leads_to_product(value: ir.Value | None, depth: int = _MAX_DEPTH) -> bool:
     return node.op_type in _SCORE_OPS and any(_leads_to_product(v, depth - 1) for v in node.inputs)
 
 
-def _walk_back(value: ir.Value, scores: _Scores, form: str, analysis: AxisAnalysis) -> ir.Node:
+def _walk_back(value: ir.Value, scores: Scores, form: str, analysis: AxisAnalysis) -> ir.Node:
     """Follow the scores back to the product of queries and keys."""
     outer = scores.masks
     for _ in range(_MAX_DEPTH):
@@ -235,7 +224,7 @@ def _walk_back(value: ir.Value, scores: _Scores, form: str, analysis: AxisAnalys
     raise NotThisForm(form, "no product of queries and keys within reach of the Softmax")
 
 
-def _step(node: ir.Node, scores: _Scores, form: str) -> ir.Value | None:
+def _step(node: ir.Node, scores: Scores, form: str) -> ir.Value | None:
     first, second = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
     if node.op_type in _PASS_THROUGH:
         return first
@@ -267,7 +256,7 @@ def _require_hiding(factor: float, form: str) -> None:
         raise NotThisForm(form, f"the scores are multiplied by {factor:g} after the mask, which may undo it")
 
 
-def _step_where(node: ir.Node, scores: _Scores, form: str) -> ir.Value | None:
+def _step_where(node: ir.Node, scores: Scores, form: str) -> ir.Value | None:
     found = hidden_by_where(node)
     if found is None:
         return None
@@ -276,7 +265,7 @@ def _step_where(node: ir.Node, scores: _Scores, form: str) -> ir.Value | None:
     return found[1]
 
 
-def _step_tanh(node: ir.Node, scores: _Scores) -> ir.Value | None:
+def _step_tanh(node: ir.Node, scores: Scores) -> ir.Value | None:
     """`c * tanh(s / c)`: what was met so far is c, what follows is 1 / c and the scale."""
     if scores.softcap or scores.scale <= 0.0:
         return None
@@ -284,7 +273,7 @@ def _step_tanh(node: ir.Node, scores: _Scores) -> ir.Value | None:
     return node.inputs[0]
 
 
-def _unscaled(value: ir.Value | None, scores: _Scores) -> ir.Value:
+def _unscaled(value: ir.Value | None, scores: Scores) -> ir.Value:
     """Move scalar factors on an operand into the scale."""
     if value is None:
         raise NotThisForm(EAGER, "an operand of the query-key product is missing")
@@ -306,7 +295,7 @@ def _unscaled(value: ir.Value | None, scores: _Scores) -> ir.Value:
 def _site(
     softmax: ir.Node,
     form: str,
-    scores: _Scores,
+    scores: Scores,
     operands: tuple[ir.Value, ir.Value, ir.Value],
     output: ir.Value,
     analysis: AxisAnalysis,
@@ -377,7 +366,7 @@ def _features(axes: Axes, number: int, form: str, what: str) -> int:
 
 
 def _merged_terms(
-    scores: _Scores, query: ir.Value, key: ir.Value, analysis: AxisAnalysis, form: str
+    scores: Scores, query: ir.Value, key: ir.Value, analysis: AxisAnalysis, form: str
 ) -> tuple[list[MaskTerm], list[DisentangledTerm]]:
     """What is added where batch and heads share an axis: position terms, or masks merged like the scores."""
     masks, terms = [], []

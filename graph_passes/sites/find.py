@@ -10,6 +10,7 @@ from raggedrt.graph_passes.axes.analysis import AxisAnalysis, analyse
 from raggedrt.graph_passes.axes.atoms import Atom, Axes
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 from raggedrt.graph_passes.sites import decomposed, fused_ops
+from raggedrt.graph_passes.sites.by_shape import fused_by_shape
 from raggedrt.graph_passes.sites.site import AttentionSite, NotThisForm, UnknownSite
 
 
@@ -60,11 +61,16 @@ class _Finder:
         try:
             site = matcher(anchor, analysis)
         except NotThisForm as miss:
+            site = fused_by_shape(node, analysis, miss.reason) if key == ("", "Attention") else None
+            if site is not None:
+                self.known.append(site)
+                return
             self.unknown.append(UnknownSite(anchor, miss.form, miss.reason))
             return
         if site is not None:
             self.known.append(site)
-            analysis.axes[site.output] = _output_axes(site, analysis)
+            if site.unpackable is None:
+                analysis.axes[site.output] = _output_axes(site, analysis)
 
 
 def _output_axes(site: AttentionSite, analysis: AxisAnalysis) -> Axes | None:

@@ -89,6 +89,8 @@ class AttentionSite:
         zero_where_unattended: a query that sees no key yields zeros, as with `RaggedAttention`; other forms leave it to
             chance.
         unsupported: what no kernel serves yet, as reasons.
+        unpackable: why the site's rows are no tokens of the graph's inputs, so that it is only lowered by itself; None
+            where they are.
         cache: further outputs of the anchor (present keys and values), and the values that they equal.
     """
 
@@ -112,6 +114,7 @@ class AttentionSite:
     spec: MaskSpec = dataclasses.field(default_factory=MaskSpec)
     zero_where_unattended: bool = False
     unsupported: list[str] = dataclasses.field(default_factory=list)
+    unpackable: str | None = None
     cache: dict[ir.Value, ir.Value] = dataclasses.field(default_factory=dict)
 
     @property

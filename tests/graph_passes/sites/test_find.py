@@ -14,6 +14,7 @@ from helpers.encoder_graphs import EncoderSpec, build_encoder
 from helpers.graph_writer import GraphWriter
 from raggedrt.graph_passes.clean import clean
 from raggedrt.graph_passes.graph_inputs import describe_inputs
+from raggedrt.graph_passes.sites.by_shape import ONE_HEAD
 from raggedrt.graph_passes.sites.find import Understanding, understand
 
 pytestmark = pytest.mark.none
@@ -176,7 +177,6 @@ UNKNOWN: dict[str, tuple[Build, str]] = {
     "weights changed": (
         lambda g: _attention(g, weights=lambda w: g.op.Mul(w, g.number(2.0))), "weights pass through Mul"),
     "Einsum": (_einsum, "Einsum"),
-    "three dimensions": (_three_dimensional, "have ranks 3, 3, 3, not 4"),
     "another axis": (lambda g: _attention(g, axis=2), "Softmax works along axis 2"),
     "scores through another op": (lambda g: _attention(g, scores=g.op.Sigmoid), "scores pass through"),
 }  # fmt: skip
@@ -211,8 +211,13 @@ def test_heads_first_is_another_layout() -> None:
     heads = op.Transpose(op.Reshape(x, graph.ints([3, 5, 2, 8])), perm=[2, 0, 1, 3])
     scores = op.MatMul(heads, op.Transpose(heads, perm=[0, 1, 3, 2]))
     found = _understood(graph.model({"result": op.MatMul(op.Softmax(scores, axis=-1), heads)}))
-    assert not found.sites
-    assert "begin with the batch axis" in found.unknown_sites[0].reason
+    assert "begin with the batch axis" in (found.sites[0].unpackable or "")
+
+
+def test_three_dimensions_are_one_head() -> None:
+    site = _sites_of(_three_dimensional).sites[-1]
+    assert "have ranks 3, 3, 3, not 4" in (site.unpackable or "")
+    assert (site.num_heads, site.query.layout) == (1, ONE_HEAD)
 
 
 def _contrib(op_type: str, outputs: int = 1, **attributes: object) -> Build:
