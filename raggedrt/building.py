@@ -14,16 +14,18 @@ import onnx_ir as ir
 from raggedrt.engine_check import check_prepared, check_tensors, linear_rows
 from raggedrt.engine_inputs import graph_roles, takes_packed
 from raggedrt.engine_profiles import ShapeDemand, choose_profiles
-from raggedrt.errors import InputError
-from raggedrt.onnx_files import read_onnx
+from raggedrt.engine_settings import Compatibility, EngineSettings, engine_settings
+from raggedrt.onnx_files import OnnxFile, read_onnx
 from raggedrt.outputs import refuse_existing, refuse_input, staged, workspace
 from raggedrt.plugins.bundle.manifest import ENGINE_FOLDER, MANIFEST_NAME, EngineRecord, ManifestDraft, ShapeProfile
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.io_roles import TensorRole
 from raggedrt.plugins.tensorrt.engine import EngineFacts, build_engine
 from raggedrt.plugins.tensorrt.engine_file import EngineFile, file_digest, write_engine_file
-from raggedrt.plugins.tensorrt.flavour import FLAVOURS, find_flavour, parse_capabilities, require_builder
+from raggedrt.plugins.tensorrt.engine_plugins import check_engine_demand, record_of, used_creators
+from raggedrt.plugins.tensorrt.flavour import find_flavour
 from raggedrt.plugins.tensorrt.job import EngineJob
+from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, plan_without_mask, write_plugin_model
 from raggedrt.plugins.tensorrt.prepare import prepare
 from raggedrt.progress import step
 
@@ -34,16 +36,6 @@ if TYPE_CHECKING:
 REPORT_KEY = "engine"
 """Of `report.json`: what building the engine took."""
 ENGINE_NAME, LAYERS_NAME = "model.plan", "model.layers.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineSettings:
-    """What an engine is built for, checked before any other work."""
-
-    target: str
-    demand: ShapeDemand
-    capabilities: tuple[int, ...]
-    timing_cache: pathlib.Path | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,37 +57,6 @@ class BuiltEngine:
         return {"facts": dataclasses.asdict(self.facts), "linear_layers": self.linear_layers}
 
 
-def engine_settings(
-    target: str, demand: ShapeDemand, compute_capability: str | None, timing_cache: str | os.PathLike[str] | None
-) -> EngineSettings | None:
-    """The settings of a target that has engines, None for one that has none.
-
-    Raises:
-        InputError: an option does not parse, or says something of engines where the target has none.
-        TargetError: the builder is not installed.
-    """
-    if target not in FLAVOURS:
-        given = [field.name for field in dataclasses.fields(demand) if getattr(demand, field.name) is not None]
-        named = [name for name in given if name != "opt_shapes"]
-        named += [
-            name
-            for name, value in (("compute_capability", compute_capability), ("timing_cache", timing_cache))
-            if value
-        ]
-        if named:
-            raise InputError(
-                f"--{named[0].replace('_', '-')}: says something of engines, and target {target} has none; the targets "
-                f"with engines are {', '.join(FLAVOURS)}"
-            )
-        return None
-    flavour = find_flavour(target)
-    require_builder(flavour)
-    cache = None if timing_cache is None else pathlib.Path(timing_cache)
-    if cache is not None and (cache.is_dir() or not cache.absolute().parent.is_dir()):
-        raise InputError(f"--timing-cache {cache}: expected a file in a folder that exists")
-    return EngineSettings(target, demand, parse_capabilities(flavour, compute_capability), cache)
-
-
 def build_from_graph(
     graph: pathlib.Path,
     engine: pathlib.Path,
@@ -111,9 +72,12 @@ def build_from_graph(
     Raises:
         InputError: shapes do not fit, or the graph has ops that the product lacks.
         RaggedRTError: the builder failed.
+        TargetError: plugins that the graph calls, or kernels for them, are missing.
     """
-    flavour = find_flavour(settings.target)
+    flavour, compatibility = find_flavour(settings.target), settings.compatibility
     profiles = choose_profiles(settings.demand, inputs, position_limit)
+    plugins = check_engine_demand(graph, settings.builder_version, settings.capabilities[0], where)
+    serialized = plugins is not None and compatibility.plugins == "serialized"
     capabilities = ", ".join(map(str, settings.capabilities))
     step("building an engine of %s for compute capability %s, %d profiles", where, capabilities, len(profiles))
     job = EngineJob(
@@ -125,6 +89,10 @@ def build_from_graph(
         capabilities=settings.capabilities,
         timing_cache=None if settings.timing_cache is None else str(settings.timing_cache.absolute()),
         lacks=tuple(flavour.lacks),
+        plugins=None if plugins is None else str(plugins.library),
+        serialize_plugins=serialized,
+        version_compatible=compatibility.version_compatible,
+        hardware_compatibility=compatibility.hardware_compatibility or "none",
     )
     facts = build_engine(job, flavour, where, _show)
     check_tensors(facts.tensors, inputs, outputs, where)
@@ -138,6 +106,9 @@ def build_from_graph(
         profiles=profiles,
         device_memory_bytes=facts.device_memory_bytes,
         graph_sha256=file_digest(graph),
+        plugins=None if plugins is None else record_of(plugins, used_creators(graph), serialized=serialized),
+        version_compatible=compatibility.version_compatible,
+        hardware_compatibility=compatibility.hardware_compatibility or "none",
     )
     return BuiltEngine(record, facts, linear_rows(graph))
 
@@ -153,9 +124,15 @@ def _show(phase: str, done: int, steps: int) -> None:
 def build_in_bundle(
     model: pathlib.Path, settings: EngineSettings, report: RewriteReport, position_limit: int | None
 ) -> BuiltEngine:
-    """Build `model` into the folder `engines` beside it; paths in the record are relative to the bundle."""
+    """Build `model` into the folder `engines` beside it; paths in the record are relative to the bundle.
+
+    Where the product takes plugins, what it is handed is written beside the model, too.
+    """
     folder = model.parent / ENGINE_FOLDER
     folder.mkdir()
+    if find_flavour(settings.target).plugins:
+        write_plugin_model(model, model.parent / PLUGIN_MODEL_NAME)
+        model = model.parent / PLUGIN_MODEL_NAME
     limits = [limit for limit in (position_limit, report.position_limit) if limit]
     built = build_from_graph(
         model,
@@ -175,7 +152,10 @@ def with_engine(draft: ManifestDraft, built: BuiltEngine | None) -> ManifestDraf
     """The manifest of a bundle that carries this engine, if any."""
     if built is None:
         return draft
-    return draft.model_copy(update={"engines": (built.record,), "profiles": built.record.profiles})
+    changes: dict[str, Any] = {"engines": (built.record,), "profiles": built.record.profiles}
+    if find_flavour(built.record.target).plugins:
+        changes["plugin_model"] = PLUGIN_MODEL_NAME
+    return draft.model_copy(update=changes)
 
 
 def engine_report(built: BuiltEngine | None) -> dict[str, Any]:
@@ -200,11 +180,14 @@ def build(
     buckets: int | None = None,
     compute_capability: str | None = None,
     timing_cache: str | os.PathLike[str] | None = None,
+    plugins: str | None = None,
+    version_compatible: bool = False,
+    hardware_compatibility: str | None = None,
     force: bool = False,
     revision: str | None = None,
     allow_pickle: bool = False,
 ) -> BuiltEngine:
-    """Build a TensorRT engine with optimisation profiles; no GPU is needed for TensorRT for RTX.
+    """Build a TensorRT engine with optimisation profiles; TensorRT for RTX needs no GPU for it, TensorRT does.
 
     Args:
         source: an ONNX file (taken as it is, RaggedRT ops replaced by their bodies), a bundle, or any other source of
@@ -223,6 +206,10 @@ def build(
         buckets: with or without `lengths`, how many profiles to make.
         compute_capability: GPUs to build for, `"80,86,89,120"`; default the GPU present, else these.
         timing_cache: file in which the builder keeps measurements between builds.
+        plugins: `"beside"`: the plugin library and its kernels lie beside the engine; `"serialized"`: the engine brings
+            the library along (`version_compatible` too); like the next two for target tensorrt.
+        version_compatible: build an engine that later versions of TensorRT run too.
+        hardware_compatibility: `"none"`, `"ampere+"` or `"same-compute-capability"`: other GPUs that may run it.
         force: replace an existing output.
         revision: revision of a Hub model.
         allow_pickle: accept pickled sources, which can run code.
@@ -239,7 +226,8 @@ def build(
     """
     find_flavour(target)
     demand = ShapeDemand(min_shapes, opt_shapes, max_shapes, profiles, lengths, batch_sizes, buckets)
-    settings = engine_settings(target, demand, compute_capability, timing_cache)
+    compatibility = Compatibility(plugins, version_compatible, hardware_compatibility)
+    settings = engine_settings(target, demand, compute_capability, timing_cache, compatibility)
     assert settings is not None  # every target of find_flavour has engines
     destination, path = pathlib.Path(output), pathlib.Path(source)
     refuse_existing(destination, force=force)
@@ -265,6 +253,9 @@ def build(
             buckets=buckets,
             compute_capability=compute_capability,
             timing_cache=timing_cache,
+            plugins=plugins,
+            version_compatible=version_compatible,
+            hardware_compatibility=hardware_compatibility,
             revision=revision,
             allow_pickle=allow_pickle,
         )
@@ -299,14 +290,29 @@ def _build_file(path: pathlib.Path, destination: pathlib.Path, settings: EngineS
         ragged, limit = takes_packed(file.model), None
         inputs = graph_roles(file.model.graph.inputs, ragged=ragged)
         outputs = graph_roles(file.model.graph.outputs, ragged=ragged)
-    changed = bool(file.model.functions)
-    prepare(file.model, where)
     with workspace(destination) as folder, staged(destination) as engine:
-        graph = folder / "model.onnx"
-        ir.save(file.model, graph, external_data="model.onnx.data")
-        if changed:
-            check_prepared(file.path, graph, inputs)
+        graph = _graph_for(settings, file, folder, inputs, where)
         layers = engine.with_name(f"{engine.name}.layers.json")
         built = build_from_graph(graph, engine, layers, settings, inputs, outputs, limit, where)
         write_engine_file(engine, EngineFile.of(built.record, inputs, outputs, engine))
     return built
+
+
+def _graph_for(
+    settings: EngineSettings, file: OnnxFile, folder: pathlib.Path, inputs: Sequence[TensorRole], where: str
+) -> pathlib.Path:
+    """What the builder is handed: bodies in place of our ops, or our ops as plugins."""
+    with_plugins = find_flavour(settings.target).plugins
+    if with_plugins:
+        changed = plan_without_mask(file.model)
+    else:
+        changed = bool(file.model.functions)
+        prepare(file.model, where)
+    graph = folder / "model.onnx"
+    ir.save(file.model, graph, external_data="model.onnx.data")
+    if changed:
+        check_prepared(file.path, graph, inputs)
+    if not with_plugins:
+        return graph
+    write_plugin_model(graph, folder / PLUGIN_MODEL_NAME)
+    return folder / PLUGIN_MODEL_NAME

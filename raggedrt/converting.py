@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from raggedrt.approximation import is_imposed, sample_of, verify_imposed
-from raggedrt.building import build_in_bundle, engine_report, engine_settings, with_engine
+from raggedrt.building import build_in_bundle, engine_report, with_engine
 from raggedrt.engine_profiles import ShapeDemand
+from raggedrt.engine_settings import Compatibility, engine_settings
 from raggedrt.errors import InputError, TargetError
 from raggedrt.export.mask_polarity import refuse_inverted_mask
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET
@@ -23,8 +24,12 @@ from raggedrt.outputs import refuse_collisions, refuse_existing, workspace, writ
 from raggedrt.plugins.bundle.manifest import MODEL_NAME, REPORT_NAME, TOKENIZER_NAME
 from raggedrt.plugins.bundle.writer import BundleWriter
 from raggedrt.plugins.contract.io_roles import Role
+from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
+from raggedrt.plugins.tensorrt.flavour import FLAVOURS
+from raggedrt.plugins.tensorrt.plugin_model import plan_without_mask
 from raggedrt.plugins.tensorrt.prepare import prepare
 from raggedrt.progress import step
+from raggedrt.provider_bundle import add_provider_files, check_compiling, with_provider_files
 from raggedrt.rewriting import make_config, run_passes
 from raggedrt.sources import Original, original_onnx, resolve_source
 from raggedrt.tokenizing import copy_tokenizer
@@ -59,6 +64,10 @@ def convert(
     buckets: int | None = None,
     compute_capability: str | None = None,
     timing_cache: str | os.PathLike[str] | None = None,
+    plugins: str | None = None,
+    version_compatible: bool = False,
+    hardware_compatibility: str | None = None,
+    ep_context: bool = False,
     sparsity: str | MaskSpec | None = None,
     plan: str | os.PathLike[str] | None = None,
     accept_approximation: bool = False,
@@ -82,8 +91,8 @@ def convert(
         dtype: `"fp32"`, `"fp16"` or `"bf16"`.
         features: `"auto"`, or required features: `"pack,fuse"` or a sequence of names.
         opset: ONNX opset to export.
-        min_shapes: least shapes of an engine, as in `raggedrt.build`, like the options down to `timing_cache`; only
-            where the target has engines.
+        min_shapes: least shapes of an engine, as in `raggedrt.build`, like the options down to
+            `hardware_compatibility`; only where the target has engines.
         opt_shapes: typical shapes (`"input_ids:8x128"`) at which densities are stated, and that an engine is tuned for.
         max_shapes: greatest shapes of an engine.
         profiles: YAML file with several profiles.
@@ -92,6 +101,10 @@ def convert(
         buckets: how many profiles to make from lengths.
         compute_capability: GPUs to build for.
         timing_cache: file in which the builder keeps measurements.
+        plugins: where the plugin library of an engine goes; like the next two as in `raggedrt.build`.
+        version_compatible: later versions of TensorRT run the engine too.
+        hardware_compatibility: other GPUs that may run the engine.
+        ep_context: for target ort-trt, on the machine that will run it: have ONNX Runtime compile an engine now.
         sparsity: mask to impose on every attention site on top of its own, such as `"window(256)"`.
         plan: YAML file that says it site by site, as `raggedrt rewrite --write-plan` writes it.
         accept_approximation: outputs may move because of it; the report says how far.
@@ -124,7 +137,9 @@ def convert(
         accept_approximation=accept_approximation,
     )
     demand = ShapeDemand(min_shapes, opt_shapes, max_shapes, profiles, lengths, batch_sizes, buckets)
-    settings = engine_settings(target, demand, compute_capability, timing_cache)
+    compatibility = Compatibility(plugins, version_compatible, hardware_compatibility)
+    settings = engine_settings(target, demand, compute_capability, timing_cache, compatibility)
+    check_compiling(target, ep_context=ep_context)
     tolerance = make_tolerance(atol, rtol, choose("dtype", dtype, DTYPES))
     if dtype == "bf16" and target == "ort-cpu":
         raise TargetError(
@@ -143,11 +158,12 @@ def convert(
         original = original_onnx(resolved, folder, opset=opset, tolerance=tolerance, prefill=prefill)
         step("rewriting %d nodes", len(original.model.graph))
         config = dataclasses.replace(config, mask_input=original.mask_input, position_limit=resolved.position_limit)
-        rewritten = _rewrite(original, config, for_engine=settings is not None)
+        rewritten = _rewrite(original, config)
         model = writer.directory / MODEL_NAME
         ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
         verified = _verify(model, original, rewritten, config, tolerance)
         built = None if settings is None else build_in_bundle(model, settings, rewritten, resolved.position_limit)
+        provided = add_provider_files(model, target, demand, rewritten, resolved.position_limit, compiled=ep_context)
         step("writing the bundle")
         tokenizer = copy_tokenizer(resolved.tokenizer_dir, writer.directory / TOKENIZER_NAME)
         facts: dict[str, Any] = report_json(rewritten, verified) | engine_report(built)
@@ -155,20 +171,22 @@ def convert(
         draft = draft_manifest(
             source, original, rewritten, verified, model, config=config, dtype=dtype, tokenizer=tokenizer
         )
-        bundle = writer.finish(with_engine(draft, built))
+        bundle = writer.finish(with_provider_files(with_engine(draft, built), provided))
     if report is not None:
         write_json(pathlib.Path(report), facts)
     return bundle
 
 
-def _rewrite(original: Original, config: RewriteConfig, *, for_engine: bool) -> RewriteReport:
-    """The graph passes, in place; what an engine is built from has bodies in place of our ops."""
+def _rewrite(original: Original, config: RewriteConfig) -> RewriteReport:
+    """The graph passes, in place; what an engine without plugins is built from has bodies in place of our ops."""
     report = run_passes(original.model, config, original.resolved.description)
     for role in report.inputs:
         if role.role is Role.ATTENTION_MASK:
             refuse_inverted_mask(role.name, original.cases, original.reference)
-    if for_engine:
+    if config.target in FLAVOURS and not FLAVOURS[config.target].plugins:
         prepare(original.model, original.resolved.description)
+    elif config.target == PROVIDER_TARGET:
+        plan_without_mask(original.model)
     return report
 
 

@@ -21,8 +21,18 @@ class Target:
 TARGETS: tuple[Target, ...] = (
     Target("ort-cpu", "padded", "ONNX Runtime (pip install 'raggedrt[cpu]')", built=True),
     Target("ort-cuda", "padded", "ONNX Runtime with CUDA (pip install 'raggedrt[cuda]') and an NVIDIA GPU", built=True),
-    Target("ort-trt", "padded", "ONNX Runtime with the TensorRT provider and an NVIDIA GPU", built=False),
-    Target("tensorrt", "ragged", "TensorRT and an NVIDIA GPU", built=False),
+    Target(
+        "ort-trt",
+        "padded",
+        "ONNX Runtime with the TensorRT provider (pip install 'raggedrt[ort-trt]'), TensorRT 10 and an NVIDIA GPU",
+        built=True,
+    ),
+    Target(
+        "tensorrt",
+        "ragged",
+        "TensorRT 10.7 or later (pip install 'raggedrt[tensorrt]') and an NVIDIA GPU, to build engines and to run them",
+        built=True,
+    ),
     Target(
         "tensorrt-rtx",
         "ragged",

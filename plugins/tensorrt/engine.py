@@ -117,6 +117,11 @@ def _failure(last: Mapping[str, Any], status: int, log: str, flavour: Flavour, w
     kind = last.get("kind")
     if kind == "ops":
         return InputError(f"{where}: {flavour.product} lacks {_ops_text(last['ops'], flavour)}")
+    if kind == "plugins":
+        return TargetError(
+            f"{where}: {flavour.product} does not take the plugins of {last['library']} ({said or 'it says no more'}); "
+            "they have to be built with headers of its major version: raggedrt doctor --build-plugins"
+        )
     if kind == "parser":
         return InputError(f"{where}: the parser of {flavour.product} refuses the graph: {said}")
     if kind == "memory" or -status == signal.SIGKILL:

@@ -26,6 +26,8 @@ class Flavour:
         capabilities: compute capabilities (89 for 8.9) that it can build for without a GPU; empty: it needs the GPU.
         default_capabilities: those that are built for where no GPU is present and none is named.
         lacks: ops that its parser accepts but cannot serve, and why.
+        plugins: whether it takes our ops as plugins; otherwise it is handed their bodies.
+        oldest: the first version that serves, major and minor.
     """
 
     target: str
@@ -37,9 +39,24 @@ class Flavour:
     capabilities: tuple[int, ...]
     default_capabilities: tuple[int, ...]
     lacks: Mapping[str, str]
+    plugins: bool = False
+    oldest: tuple[int, int] = (1, 0)
 
 
 FLAVOURS: dict[str, Flavour] = {
+    "tensorrt": Flavour(
+        target="tensorrt",
+        module="tensorrt",
+        distributions=("tensorrt-cu13", "tensorrt-cu12", "tensorrt"),
+        product="TensorRT",
+        extra="tensorrt",
+        environment={"POLYGRAPHY_USE_TENSORRT_RTX": "0"},
+        capabilities=(),
+        default_capabilities=(),
+        lacks={},
+        plugins=True,
+        oldest=(10, 7),
+    ),
     "tensorrt-rtx": Flavour(
         target="tensorrt-rtx",
         module="tensorrt_rtx",
@@ -50,7 +67,7 @@ FLAVOURS: dict[str, Flavour] = {
         capabilities=(75, 80, 86, 89, 120, 121),
         default_capabilities=(80, 86, 89, 120),
         lacks={"NonZero": "the number of its results is known on the device only; use ragged inputs (--io ragged)"},
-    )
+    ),
 }
 
 
@@ -89,7 +106,19 @@ def require_builder(flavour: Flavour) -> str:
             f"target {flavour.target}: {flavour.product} or Polygraphy is not installed; install both with "
             f"pip install 'raggedrt[{flavour.extra}]'"
         )
+    if version_numbers(version)[:2] < flavour.oldest:
+        oldest = ".".join(map(str, flavour.oldest))
+        raise TargetError(
+            f"target {flavour.target}: {flavour.product} {version} is installed, and {oldest} or later is needed; "
+            f"pip install --upgrade 'raggedrt[{flavour.extra}]'"
+        )
     return version
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """`10.16.1.11` as numbers; what follows them is left out."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def parse_capabilities(flavour: Flavour, text: str | None) -> tuple[int, ...]:
@@ -97,20 +126,43 @@ def parse_capabilities(flavour: Flavour, text: str | None) -> tuple[int, ...]:
 
     Raises:
         InputError: not of that form, or none that the product builds for.
+        TargetError: the product builds for the GPU present only, and there is none.
     """
+    if not flavour.capabilities:
+        return _present_capability(flavour, text)
     if text is None:
         present = tuple(found for found in gpu_capabilities() if found in flavour.capabilities)
         return present or flavour.default_capabilities
     known = ", ".join(map(str, flavour.capabilities))
-    found = []
+    found = _numbers(text)
+    for number in found:
+        if number not in flavour.capabilities:
+            raise InputError(f"--compute-capability {number}: {flavour.product} builds for {known}")
+    return found
+
+
+def _present_capability(flavour: Flavour, text: str | None) -> tuple[int, ...]:
+    """That of the GPU that a builder works on: it times kernels there."""
+    wanted = None if text is None else _numbers(text)
+    present = gpu_capabilities()
+    if not present:
+        raise TargetError(
+            f"target {flavour.target}: {flavour.product} builds engines on the GPU that they are for, and this machine "
+            "has no NVIDIA GPU; build there, or use --target tensorrt-rtx, which builds without one, or ort-cuda"
+        )
+    if wanted is not None and wanted != present[:1]:
+        raise InputError(
+            f"--compute-capability {text}: {flavour.product} builds for the GPU present alone, which has {present[0]}; "
+            "build where the other GPU is, or for several with --hardware-compatibility ampere+"
+        )
+    return present[:1]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         if not re.fullmatch(r"\d{2,3}|\d{1,2}\.\d", part.strip()):
             raise InputError(f"--compute-capability {text}: expected numbers such as 89 or 8.9, joined by commas")
-        number = int(part.replace(".", ""))
-        if number not in flavour.capabilities:
-            raise InputError(f"--compute-capability {part.strip()}: {flavour.product} builds for {known}")
-        found.append(number)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(int(part.strip().replace(".", "")) for part in text.split(",")))
 
 
 def gpu_capabilities() -> tuple[int, ...]:

@@ -6,6 +6,12 @@ import dataclasses
 import json
 from typing import Any
 
+HARDWARE_LEVELS = {
+    "none": "NONE",
+    "ampere+": "AMPERE_PLUS",
+    "same-compute-capability": "SAME_COMPUTE_CAPABILITY",
+}
+"""GPUs that an engine runs on beside the one that it was built on, as TensorRT calls them."""
 Bounds = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
@@ -20,6 +26,10 @@ class EngineJob:
         capabilities: compute capabilities to build for; empty: the GPU present.
         timing_cache: file to read and extend; None: none.
         lacks: ops that are known not to be served.
+        plugins: library with the plugins that the graph calls; None: it calls none.
+        serialize_plugins: put that library into the engine, which has to be version compatible.
+        version_compatible: the engine runs in later versions of the product too.
+        hardware_compatibility: key of `HARDWARE_LEVELS`.
     """
 
     target: str
@@ -30,6 +40,10 @@ class EngineJob:
     capabilities: tuple[int, ...]
     timing_cache: str | None
     lacks: tuple[str, ...]
+    plugins: str | None = None
+    serialize_plugins: bool = False
+    version_compatible: bool = False
+    hardware_compatibility: str = "none"
 
     def to_json(self) -> str:
         """As text."""

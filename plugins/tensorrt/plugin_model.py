@@ -5,10 +5,12 @@ from __future__ import annotations
 import pathlib
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 
 from raggedrt.plugins.bundle.model_facts import OPS_METADATA
 from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.plugins.tensorrt.form import to_plugins
+from raggedrt.plugins.tensorrt.lengths_plan import OP_NAME, plan_from_lengths
 
 PLUGIN_MODEL_NAME = "model.trt.onnx"
 
@@ -31,3 +33,15 @@ def write_plugin_model(model: pathlib.Path, path: pathlib.Path, domain: str = DO
     to_plugins(form, domain)
     form.metadata_props.pop(OPS_METADATA, None)  # it counts nodes by the names of the native form
     ir.save(form, path)
+
+
+def plan_without_mask(model: ir.Model) -> bool:
+    """Let the packing plan of ragged inputs come from lengths alone, in place, which leaves no data-dependent size.
+
+    Models that were converted for a target with plugins have it so already. Returns whether anything was changed.
+    """
+    if not plan_from_lengths(model):
+        return False
+    common_passes.InlinePass(lambda function: function.name == OP_NAME)(model)
+    common_passes.RemoveUnusedNodesPass()(model)
+    return True

@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from raggedrt.plugins.tensorrt.job import EngineJob
+from raggedrt.plugins.tensorrt.job import HARDWARE_LEVELS, EngineJob
 
 EXIT_REPORTED = 3
 """Exit status after an event `failed` that says everything."""
@@ -61,8 +61,9 @@ def _build(job: EngineJob, send: Any) -> dict[str, Any]:
     log = _logger(trt)
     began = time.monotonic()
     builder = trt.Builder(log)
+    registry = _load_plugins(trt, job, builder, log)
     network = builder.create_network(_strongly_typed(trt))
-    parser = _parse(trt, job, network, log)
+    parser = _parse(trt, job, network, registry, log)
     parsed = time.monotonic()
     profiles = [Profile() for _ in job.profiles]
     for profile, shapes in zip(profiles, job.profiles, strict=True):
@@ -75,7 +76,7 @@ def _build(job: EngineJob, send: Any) -> dict[str, Any]:
         kind = "memory" if _is_memory(log.messages) else "builder"
         raise Stop(kind, messages=log.messages or [str(error).splitlines()[0]]) from None
     pathlib.Path(job.engine).write_bytes(engine)
-    layers, inspected = _layers(trt, log, engine, network)
+    layers, inspected = _layers(trt, job, log, engine, network)
     pathlib.Path(job.layers).write_text(json.dumps(layers, indent=1) + "\n", encoding="utf-8")
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
@@ -116,12 +117,36 @@ def _logger(trt: Any) -> Any:
 
 
 def _strongly_typed(trt: Any) -> int:
-    # TensorRT 11 knows nothing else and has dropped the flag.
+    # Newer products know nothing else, and some have dropped the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
 
-def _parse(trt: Any, job: EngineJob, network: Any, log: Any) -> Any:
+def _load_plugins(trt: Any, job: EngineJob, builder: Any, log: Any) -> Any:
+    """The registry with our plugins, None where none are needed.
+
+    What is to be serialised goes into the builder's registry, as TensorRT wants it; else the one of the process serves,
+    where the engine finds the plugins too when it is inspected.
+    """
+    if job.target != "tensorrt-rtx":
+        trt.init_libnvinfer_plugins(log, "")  # of these the parser makes some standard ops, such as NonZero
+    if job.plugins is None:
+        return None
+    registry = builder.get_plugin_registry() if job.serialize_plugins else trt.get_plugin_registry()
+    if registry.load_library(job.plugins) is None:
+        raise Stop("plugins", library=job.plugins, messages=log.messages)
+    return registry
+
+
+def _is_plugin(registry: Any, node: Any) -> bool:
+    """Whether a node is in plugin form and there is a creator for it."""
+    named = {a.name: a.s.decode() for a in node.attribute if a.name in ("plugin_namespace", "plugin_version")}
+    if registry is None or len(named) < 2:
+        return False
+    return registry.get_creator(node.op_type, named["plugin_version"], named["plugin_namespace"]) is not None
+
+
+def _parse(trt: Any, job: EngineJob, network: Any, registry: Any, log: Any) -> Any:
     """Parse the graph; every op that cannot be taken is found before the build starts."""
     import onnx
 
@@ -130,6 +155,8 @@ def _parse(trt: Any, job: EngineJob, network: Any, log: Any) -> Any:
     refused: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
         name = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+        if _is_plugin(registry, node):
+            continue
         if name in job.lacks or not parser.supports_operator(node.op_type) or "." in name:
             refused[name].append(node.name or next(iter(node.output), ""))
     if refused:
@@ -154,7 +181,12 @@ def _config(trt: Any, job: EngineJob, builder: Any, network: Any, profiles: Any,
         return create_config_rtx(builder, network, compute_capabilities=pairs, **common)
     from polygraphy.backend.trt import create_config
 
-    return create_config(builder, network, **common)
+    level = getattr(trt.HardwareCompatibilityLevel, HARDWARE_LEVELS[job.hardware_compatibility])
+    common |= {"version_compatible": job.version_compatible, "hardware_compatibility_level": level}
+    config = create_config(builder, network, **common)  # without TF32, which would round float32 products
+    if job.serialize_plugins:
+        config.plugins_to_serialize = [job.plugins]
+    return config
 
 
 def _monitor(trt: Any, send: Any) -> Any:
@@ -190,10 +222,13 @@ def _is_memory(messages: list[str]) -> bool:
     return any(word in text.lower() for text in messages for word in OUT_OF_MEMORY)
 
 
-def _layers(trt: Any, log: Any, engine: bytes, network: Any) -> tuple[dict[str, Any], bool]:
+def _layers(trt: Any, job: EngineJob, log: Any, engine: bytes, network: Any) -> tuple[dict[str, Any], bool]:
     """What the engine's inspector says; without a GPU it cannot load the engine, and the network's layers serve."""
     known = len(log.messages)
-    loaded = trt.Runtime(log).deserialize_cuda_engine(engine)
+    runtime = trt.Runtime(log)
+    if job.version_compatible:
+        runtime.engine_host_code_allowed = True  # such an engine brings its runtime along
+    loaded = runtime.deserialize_cuda_engine(engine)
     del log.messages[known:]
     if loaded is not None:
         text = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

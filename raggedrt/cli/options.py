@@ -51,6 +51,26 @@ TimingCache = Annotated[
     pathlib.Path | None,
     typer.Option(metavar="FILE", help="where an engine's builder keeps measurements", show_default=False),
 ]
+Plugins = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE", help="plugins of a TensorRT engine: beside it  [default] or serialized", show_default=False
+    ),
+]
+VersionCompatible = Annotated[
+    bool, typer.Option("--version-compatible", help="later versions of TensorRT run the engine too")
+]
+HardwareCompatibility = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LEVEL",
+        help="GPUs a TensorRT engine is for beside this one: none, ampere+ or same-compute-capability",
+        show_default=False,
+    ),
+]
+EpContext = Annotated[
+    bool, typer.Option("--ep-context", help="compile an engine with ONNX Runtime here (target ort-trt; needs its GPU)")
+]
 Sparsity = Annotated[
     str | None,
     typer.Option(

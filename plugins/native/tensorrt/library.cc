@@ -22,6 +22,16 @@ struct Creators {
   std::vector<nvinfer1::IPluginCreatorInterface*> pointers;
 };
 
+std::string info() {
+  std::string creators;
+  for (const PluginRow& row : plugin_rows()) {
+    creators += std::string(creators.empty() ? "" : ", ") + "\"" + row.name + "\": " + std::to_string(row.features);
+  }
+  return std::string("{\"version\": \"") + RAGGEDRT_VERSION + "\", \"abi\": " + std::to_string(gen::kAbiVersion) +
+         ", \"tensorrt\": \"" + std::to_string(NV_TENSORRT_MAJOR) + "." + std::to_string(NV_TENSORRT_MINOR) +
+         "\", \"creators\": {" + creators + "}}";
+}
+
 }  // namespace
 }  // namespace raggedrt::tensorrt
 
@@ -33,11 +43,9 @@ RAGGEDRT_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& c
 
 RAGGEDRT_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { raggedrt::tensorrt::set_logger_finder(finder); }
 
-// Facts about this library as a JSON object; the string lives as long as the library.
+// Facts about this library as a JSON object, with the feature bits that each creator serves; the string lives as long as
+// the library.
 RAGGEDRT_EXPORT const char* raggedrt_tensorrt_info() {
-  static const std::string info = std::string("{\"version\": \"") + RAGGEDRT_VERSION +
-                                  "\", \"abi\": " + std::to_string(raggedrt::gen::kAbiVersion) +
-                                  ", \"tensorrt\": \"" + std::to_string(NV_TENSORRT_MAJOR) + "." +
-                                  std::to_string(NV_TENSORRT_MINOR) + "\"}";
-  return info.c_str();
+  static const std::string text = raggedrt::tensorrt::info();
+  return text.c_str();
 }

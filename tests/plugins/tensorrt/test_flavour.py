@@ -10,6 +10,7 @@ import pytest
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.manifest import EngineRecord, ShapeProfile
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
+from raggedrt.plugins.native.plugin_library import OLDEST_TENSORRT
 from raggedrt.plugins.tensorrt import engine_file, flavour
 from raggedrt.plugins.tensorrt.engine_file import (
     EngineFile,
@@ -21,7 +22,7 @@ from raggedrt.plugins.tensorrt.engine_file import (
 from raggedrt.plugins.tensorrt.flavour import FLAVOURS, find_flavour, parse_capabilities, require_builder
 
 pytestmark = pytest.mark.none
-RTX = FLAVOURS["tensorrt-rtx"]
+RTX, TRT = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
 
 
 def _record(**changes: Any) -> EngineRecord:
@@ -60,6 +61,38 @@ def test_the_default_is_the_gpu_present_where_it_is_known(monkeypatch: pytest.Mo
     for present, wanted in (((), (80, 86, 89, 120)), ((90,), (80, 86, 89, 120)), ((89, 90), (89,))):
         monkeypatch.setattr(flavour, "gpu_capabilities", lambda present=present: present)
         assert parse_capabilities(RTX, None) == wanted
+
+
+def test_tensorrt_builds_for_the_gpu_present_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flavour, "gpu_capabilities", lambda: (90, 80))
+    assert parse_capabilities(TRT, None) == (90,)
+    assert parse_capabilities(TRT, "9.0") == (90,)
+    with pytest.raises(InputError, match=r"--compute-capability 80: TensorRT builds for the GPU present alone.* 90"):
+        parse_capabilities(TRT, "80")
+    monkeypatch.setattr(flavour, "gpu_capabilities", tuple)
+    with pytest.raises(TargetError, match="no NVIDIA GPU; build there, or use --target tensorrt-rtx"):
+        parse_capabilities(TRT, None)
+    with pytest.raises(InputError, match="expected numbers"):
+        parse_capabilities(TRT, "sm_90")
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [(None, r"pip install 'raggedrt\[tensorrt\]'"), ("8.6.1", r"TensorRT 8\.6\.1 is installed, and 10\.7 or later")],
+)
+def test_a_builder_that_does_not_serve_is_exit_5(
+    version: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flavour, "installed_version", lambda _: version)
+    with pytest.raises(TargetError, match=message):
+        require_builder(TRT)
+
+
+def test_the_oldest_version_is_that_of_the_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TRT.oldest == OLDEST_TENSORRT
+    for version in ("10.7.0", "10.16.1.11", "11.4.0.106"):
+        monkeypatch.setattr(flavour, "installed_version", lambda _, version=version: version)
+        assert require_builder(TRT) == version
 
 
 def test_a_target_without_engines_is_a_usage_error() -> None:

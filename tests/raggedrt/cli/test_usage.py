@@ -50,12 +50,6 @@ def test_an_unknown_target_lists_the_known_ones(capsys: pytest.CaptureFixture[st
     assert all(name in error for name in ("ort-cpu", "ort-cuda", "ort-trt", "tensorrt", "tensorrt-rtx"))
 
 
-@pytest.mark.parametrize("target", ["ort-trt", "tensorrt"])
-def test_targets_that_are_not_built_yet_are_exit_5(target: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rewrite", "in.onnx", "-o", "out.onnx", "--target", target]) == 5
-    assert "ort-cpu" in capsys.readouterr().err
-
-
 def test_errors_are_one_paragraph_and_a_traceback_comes_with_v_only(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["rewrite", "no-such.onnx", "-o", "out.onnx"]
     assert main(arguments) == 2
