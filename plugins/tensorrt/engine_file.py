@@ -14,9 +14,10 @@ import pydantic
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.manifest import MAX_MANIFEST_BYTES, EngineRecord, FileRecord, Record, TensorRecord
 from raggedrt.plugins.contract.io_roles import TensorRole
-from raggedrt.plugins.tensorrt.flavour import FLAVOURS, gpu_capabilities, installed_version
+from raggedrt.plugins.tensorrt.flavour import FLAVOURS, gpu_capabilities, installed_version, version_numbers
 
 ENGINE_SUFFIXES = (".plan", ".engine", ".trt")
+AMPERE_AND_LATER, FIRST_AMPERE = "ampere+", 80
 MAGICS = (b"vtrt", b"ftrt", b"ptrt")
 """First bytes of a serialised engine: of TensorRT for RTX, and of TensorRT."""
 
@@ -87,6 +88,21 @@ def read_engine_file(engine: pathlib.Path) -> EngineFile:
     return found
 
 
+def runs_with(engine: EngineRecord, version: str) -> bool:
+    """Whether an engine runs with this version of the product that built it."""
+    if not engine.version_compatible:
+        return version == engine.builder_version
+    built, installed = version_numbers(engine.builder_version), version_numbers(version)
+    return installed[:1] == built[:1] and installed >= built
+
+
+def runs_on(engine: EngineRecord, capability: int) -> bool:
+    """Whether an engine runs on GPUs of a compute capability."""
+    if engine.hardware_compatibility == AMPERE_AND_LATER:
+        return capability >= FIRST_AMPERE
+    return capability in engine.compute_capabilities
+
+
 def require_runnable(engine: EngineRecord, where: str) -> None:
     """Check, before anything is loaded, that this machine can run an engine.
 
@@ -99,19 +115,22 @@ def require_runnable(engine: EngineRecord, where: str) -> None:
         raise TargetError(
             f"{where} needs {engine.builder} {engine.builder_version}; pip install 'raggedrt[{flavour.extra}]'"
         )
-    if version != engine.builder_version:
+    if not runs_with(engine, version):
+        needed = "a later one of the same major version" if engine.version_compatible else "the version that built them"
         raise TargetError(
             f"{where} was built with {engine.builder} {engine.builder_version}, and {version} is installed; engines "
-            "run with the version that built them: install that one, or build the engine again"
+            f"run with {needed}: install that one, or build the engine again"
         )
     present = gpu_capabilities()
     built_for = ", ".join(map(str, engine.compute_capabilities))
+    if engine.hardware_compatibility == AMPERE_AND_LATER:
+        built_for = f"{FIRST_AMPERE} or later"
     if not present:
         raise TargetError(
             f"{where} needs an NVIDIA GPU of compute capability {built_for}, and this machine has none; its ONNX file "
             "runs in ONNX Runtime"
         )
-    if not set(present) & set(engine.compute_capabilities):
+    if not any(runs_on(engine, capability) for capability in present):
         raise TargetError(
             f"{where} was built for compute capability {built_for}, and the GPU here has {present[0]}; build it again "
             f"with --compute-capability {present[0]}, if {engine.builder} supports that"

@@ -130,6 +130,52 @@ def test_an_engine_for_this_gpu_and_version_is_accepted(monkeypatch: pytest.Monk
     require_runnable(_record(), "model.plan")
 
 
+def _trt_record(**changes: Any) -> EngineRecord:
+    facts = {
+        "target": "tensorrt",
+        "builder": TRT.product,
+        "builder_version": "10.13.2.6",
+        "compute_capabilities": (90,),
+    }
+    return _record(**{**facts, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "installed", "gpus"),
+    [
+        ({}, "10.13.2.6", (90,)),
+        ({"version_compatible": True}, "10.16.1.11", (90,)),
+        ({"hardware_compatibility": "ampere+"}, "10.13.2.6", (120,)),
+        ({"hardware_compatibility": "same-compute-capability"}, "10.13.2.6", (90,)),
+    ],
+)
+def test_compatible_engines_run_in_other_places_too(
+    changes: dict[str, Any], installed: str, gpus: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_file, "installed_version", lambda _: installed)
+    monkeypatch.setattr(engine_file, "gpu_capabilities", lambda: gpus)
+    require_runnable(_trt_record(**changes), "model.plan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "installed", "gpus", "message"),
+    [
+        ({}, "10.16.1.11", (90,), r"built with TensorRT 10\.13\.2\.6, and 10\.16\.1\.11 is installed"),
+        ({"version_compatible": True}, "10.9.0.34", (90,), "a later one of the same major version"),
+        ({"version_compatible": True}, "11.4.0.106", (90,), "a later one of the same major version"),
+        ({"hardware_compatibility": "ampere+"}, "10.13.2.6", (75,), "for compute capability 80 or later, .* has 75"),
+        ({"hardware_compatibility": "same-compute-capability"}, "10.13.2.6", (89,), "for compute capability 90"),
+    ],
+)
+def test_engines_of_another_version_or_gpu_are_refused(
+    changes: dict[str, Any], installed: str, gpus: tuple[int, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_file, "installed_version", lambda _: installed)
+    monkeypatch.setattr(engine_file, "gpu_capabilities", lambda: gpus)
+    with pytest.raises(TargetError, match=message):
+        require_runnable(_trt_record(**changes), "model.plan")
+
+
 def test_what_stands_beside_an_engine_comes_back(tmp_path: pathlib.Path) -> None:
     found = read_engine_file(_engine(tmp_path))
     assert found.engine == _record()
