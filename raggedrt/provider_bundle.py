@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import onnx
 
 from raggedrt.engine_profiles import ShapeDemand, choose_profiles
-from raggedrt.errors import RaggedRTError
+from raggedrt.errors import InputError, RaggedRTError
 from raggedrt.plugins.bundle.ep_context import check_context_files, ep_contexts
 from raggedrt.plugins.bundle.manifest import ENGINE_FOLDER, ContextRecord, ManifestDraft, ShapeProfile
 from raggedrt.plugins.bundle.model_facts import load_proto
 from raggedrt.plugins.contract.op_definition import ORT_PLUGIN_DOMAIN
 from raggedrt.plugins.runtime.ort_errors import LOAD_ERRORS, import_onnxruntime, translated
-from raggedrt.plugins.runtime.tensorrt_provider import PROVIDER, TARGET, ready_provider
+from raggedrt.plugins.runtime.tensorrt_provider import PROVIDER, TARGET, ready_provider, require_tensorrt
 from raggedrt.plugins.tensorrt.engine_file import file_digest
 from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, write_plugin_model
 from raggedrt.plugins.tensorrt.profiles import envelope
@@ -36,6 +36,21 @@ class ProviderFiles:
 
     profile: ShapeProfile
     context: ContextRecord | None = None
+
+
+def check_compiling(target: str, *, ep_context: bool) -> None:
+    """Check, before any other work, that what was asked for can be compiled here.
+
+    Raises:
+        InputError: the target has no such thing.
+        TargetError: the provider, TensorRT or a GPU is missing.
+    """
+    if ep_context and target != TARGET:
+        raise InputError(
+            f"--ep-context: is for --target {TARGET}, whose engine ONNX Runtime compiles, not for {target}"
+        )
+    if ep_context:
+        require_tensorrt("--ep-context")
 
 
 def add_provider_files(
