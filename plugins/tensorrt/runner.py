@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raggedrt.errors import InputError, RaggedRTError, TargetError
-from raggedrt.plugins.bundle.manifest import EngineRecord
+from raggedrt.plugins.bundle.manifest import LIBRARY_FOLDER, EngineRecord
 from raggedrt.plugins.bundle.reader import Bundle
 from raggedrt.plugins.runtime.cuda_device import cuda_state
 from raggedrt.plugins.tensorrt.device import Array, Device, choose_device
 from raggedrt.plugins.tensorrt.engine_context import EngineContext, check_engine
-from raggedrt.plugins.tensorrt.engine_file import require_runnable
+from raggedrt.plugins.tensorrt.engine_file import require_runnable, runs_on
+from raggedrt.plugins.tensorrt.engine_plugins import load_engine_plugins
 from raggedrt.plugins.tensorrt.flavour import FLAVOURS
 from raggedrt.plugins.tensorrt.profiles import require_profile
 from raggedrt.plugins.tensorrt.runtime_cache import RuntimeCache, cache_path, with_runtime_cache
@@ -38,10 +39,11 @@ class EngineRunner:
         path: the engine's file, which is code: the caller has to trust it.
         inputs, outputs: names.
         digest: SHA-256 of the file, under which compiled kernels are kept; None: they are not.
+        libraries: folders with the plugins and kernel packs that come with the engine, and are code like it.
 
     Raises:
         InputError: the engine is not what the manifest says.
-        TargetError: this machine cannot run it.
+        TargetError: this machine cannot run it, or plugins that it calls are missing.
     """
 
     def __init__(
@@ -51,10 +53,13 @@ class EngineRunner:
         inputs: Sequence[str],
         outputs: Sequence[str],
         digest: str | None = None,
+        libraries: Sequence[pathlib.Path] = (),
     ) -> None:
         where = str(path)
         require_runnable(engine, where)
-        found = choose_device(cuda_state().devices, engine.compute_capabilities)
+        devices = cuda_state().devices
+        serving = [device.capability for device in devices if runs_on(engine, device.capability)]
+        found = choose_device(devices, serving or engine.compute_capabilities)
         if found is None:
             raise TargetError(f"{where} needs an NVIDIA GPU, and the driver finds none (raggedrt doctor says why)")
         kernels = None if digest is None else cache_path(digest, found.capability)
@@ -64,9 +69,14 @@ class EngineRunner:
         self._lock = threading.Lock()
         self._served: set[int] = set()
         self._log = make_logger(trt)
+        if FLAVOURS[engine.target].plugins:
+            trt.init_libnvinfer_plugins(self._log, "")
+        load_engine_plugins(engine, libraries, found.capability, where)
         device = Device(found.ordinal)
         with device.current(), self._explained(f"{engine.builder} cannot load it here", TargetError):
             runtime = trt.Runtime(self._log)
+            if engine.version_compatible:
+                runtime.engine_host_code_allowed = True  # it brings its runtime along
             loaded = runtime.deserialize_cuda_engine(path.read_bytes())
             if loaded is None:
                 raise RaggedRTError("it is refused; build it again")
@@ -134,7 +144,8 @@ def open_engine(bundle: Bundle, *, trusted: bool) -> EngineRunner:
         )
     names = [[record.name for record in records] for records in (bundle.manifest.inputs, bundle.manifest.outputs)]
     digest = bundle.manifest.files[engine.file].sha256
-    return EngineRunner(engine, bundle.path / engine.file, names[0], names[1], digest)
+    libraries = [bundle.path / LIBRARY_FOLDER] if bundle.libraries else []
+    return EngineRunner(engine, bundle.path / engine.file, names[0], names[1], digest, libraries)
 
 
 def make_logger(trt: Any) -> Any:
