@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from raggedrt.engine_check import check_prepared, check_tensors, linear_rows
+from raggedrt.engine_check import check_engine_tensors, check_prepared, check_tensors, linear_rows
 from raggedrt.engine_inputs import graph_roles, takes_packed
 from raggedrt.engine_profiles import ShapeDemand, choose_profiles
 from raggedrt.engine_settings import Compatibility, EngineSettings, engine_settings
@@ -96,6 +96,7 @@ def build_from_graph(
     )
     facts = build_engine(job, flavour, where, _show)
     check_tensors(facts.tensors, inputs, outputs, where)
+    check_engine_tensors(facts.engine_tensors, inputs, outputs, profiles, where)
     record = EngineRecord(
         file=engine.name,
         layers=layers.name,

@@ -14,6 +14,7 @@ from raggedrt.engine_inputs import LENGTHS, sample_feeds
 from raggedrt.errors import NumericsError, RaggedRTError
 from raggedrt.export.numerics import DEFAULT_TOLERANCES, EXACT
 from raggedrt.onnx_files import read_onnx
+from raggedrt.plugins.bundle.manifest import ShapeProfile
 from raggedrt.plugins.contract.io_roles import TensorRole
 from raggedrt.plugins.runtime.ort import ort_session
 from raggedrt.progress import step
@@ -67,6 +68,39 @@ def check_tensors(
                 )
         if tensors:
             raise RaggedRTError(f"{where}: TensorRT sees {side} that the graph does not have: {', '.join(tensors)}")
+
+
+def check_engine_tensors(
+    found: Sequence[Mapping[str, Any]],
+    inputs: Sequence[TensorRole],
+    outputs: Sequence[TensorRole],
+    profiles: Sequence[ShapeProfile],
+    where: str,
+) -> None:
+    """Check that the engine itself has these inputs and outputs, and these bounds; nothing where nobody told its own.
+
+    Raises:
+        RaggedRTError: it has not.
+    """
+    if not found:
+        return
+    names = {"Input": [role.name for role in inputs], "Output": [role.name for role in outputs]}
+    for mode, wanted in names.items():
+        real = [tensor["Name"] for tensor in found if tensor["IOMode"] == mode]
+        if sorted(real) != sorted(wanted):
+            raise RaggedRTError(
+                f"{where}: the engine has the {mode.lower()}s {', '.join(real)}, and the graph {', '.join(wanted)}; "
+                "this is a fault of RaggedRT, please report it"
+            )
+    for tensor in found:
+        bounds = [tuple(map(tuple, profile)) for profile in tensor["Profiles"]]
+        name = tensor["Name"]
+        asked = [(p.minimum[name], p.optimum[name], p.maximum[name]) for p in profiles if name in p.minimum]
+        if tensor["IOMode"] == "Input" and bounds != asked:
+            raise RaggedRTError(
+                f"{where}: the engine was built for {name!r} of the shapes {bounds}, and {asked} were asked for; this "
+                "is a fault of RaggedRT, please report it"
+            )
 
 
 def _agrees(tensor: Mapping[str, Any], role: TensorRole) -> bool:

@@ -53,7 +53,11 @@ def profiles_text(profiles: Sequence[Mapping[str, Any]]) -> str:
 def building_text(facts: Mapping[str, Any]) -> str:
     """Time and memory of a build."""
     device = facts["device_memory_bytes"]
-    layers = "of the engine" if facts["inspected"] else "of the network (the engine itself is inspected on a GPU only)"
+    layers = (
+        "of the engine"
+        if facts["inspected"]
+        else "of the network (this builder tells those of the engine on a GPU only)"
+    )
     return (
         f"built in {facts['build_seconds']:.1f} s ({facts['cpu_seconds']:.1f} s of CPU time), parsed in "
         f"{facts['parse_seconds']:.1f} s; at most {_size(facts['peak_memory_bytes'])} of memory; engine of "

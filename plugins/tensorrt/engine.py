@@ -37,8 +37,10 @@ class EngineFacts:
         plan_bytes: size of the engine.
         peak_memory_bytes: most main memory that the building process held.
         device_memory_bytes: activations at the greatest profile, as the builder says; None where it does not.
-        inspected: whether the layers are those of the engine; without a GPU they are the network's.
+        inspected: whether the layers are those of the engine; where nobody tells these, they are the network's.
         tensors: inputs and outputs as the network has them.
+        engine_tensors: the same of the engine with its profiles, as `engine_log.tensors_of` reads them; empty where the
+            builder does not tell.
     """
 
     builder_version: str
@@ -50,6 +52,7 @@ class EngineFacts:
     device_memory_bytes: int | None
     inspected: bool
     tensors: Mapping[str, Sequence[Mapping[str, Any]]]
+    engine_tensors: Sequence[Mapping[str, Any]] = ()
 
 
 def build_engine(job: EngineJob, flavour: Flavour, where: str, progress: Progress | None = None) -> EngineFacts:

@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from raggedrt.plugins.tensorrt.engine_log import is_engine_text, layers_of, tensors_of
 from raggedrt.plugins.tensorrt.job import HARDWARE_LEVELS, EngineJob
 
 EXIT_REPORTED = 3
@@ -88,6 +89,7 @@ def _build(job: EngineJob, send: Any) -> dict[str, Any]:
         "device_memory_bytes": log.device_memory,
         "inspected": inspected,
         "tensors": _tensors(trt, network),
+        "engine_tensors": tensors_of(log.engine_text),
     }
 
 
@@ -99,16 +101,19 @@ def _peak_memory() -> int:
 
 def _logger(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps errors, and the device memory that the builder mentions; shows them with -v through stderr."""
+        """Keeps errors, and what the builder says of the engine."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[str] = []
             self.device_memory: int | None = None
+            self.engine_text = ""
 
         def log(self, severity: Any, text: str) -> None:
             if severity <= trt.ILogger.ERROR:
                 self.messages.append(text)
+            if is_engine_text(text):
+                self.engine_text = text
             head, _, rest = text.partition("Total Activation Memory: ")
             if not head and rest.partition(" ")[0].isdigit():
                 self.device_memory = int(rest.partition(" ")[0])
@@ -223,7 +228,10 @@ def _is_memory(messages: list[str]) -> bool:
 
 
 def _layers(trt: Any, job: EngineJob, log: Any, engine: bytes, network: Any) -> tuple[dict[str, Any], bool]:
-    """What the engine's inspector says; without a GPU it cannot load the engine, and the network's layers serve."""
+    """What the engine's inspector says; without a GPU it cannot load the engine, but the builder may have said it.
+
+    Else the network's layers serve, which are not those of the engine.
+    """
     known = len(log.messages)
     runtime = trt.Runtime(log)
     if job.version_compatible:
@@ -233,6 +241,8 @@ def _layers(trt: Any, job: EngineJob, log: Any, engine: bytes, network: Any) -> 
     if loaded is not None:
         text = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
         return json.loads(text), True
+    if log.engine_text:
+        return {"Layers": layers_of(log.engine_text)}, True
     return {"Layers": [_layer(network.get_layer(number)) for number in range(network.num_layers)]}, False
 
 

@@ -58,7 +58,11 @@ def test_an_engine_with_what_it_took(tmp_path: pathlib.Path) -> None:
     assert [tensor["Name"] for tensor in facts.tensors["inputs"]] == ["x"]
     assert facts.tensors["outputs"][0]["Dimensions"] == [-1, 2]
     layers = json.loads((tmp_path / "layers.json").read_text())["Layers"]
-    assert {"MATRIX_MULTIPLY", "ACTIVATION"} <= {layer["LayerType"] for layer in layers} or facts.inspected
+    assert facts.inspected  # TensorRT for RTX tells it without a GPU too
+    assert {"gemm", "runtime_fusion"} & {layer["LayerType"] for layer in layers}
+    given, made = facts.engine_tensors
+    assert given["Profiles"] == [[[1, 4], [8, 4], [64, 4]], [[64, 4], [100, 4], [4096, 4]]]
+    assert made["IOMode"] == "Output"
     assert phases
     assert all(name and done >= 0 for name, done, _ in phases)
 
