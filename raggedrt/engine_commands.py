@@ -2,56 +2,88 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterable, Sequence
 
+from raggedrt.engine_samples import LOADER_NAME, sample_name
 from raggedrt.plugins.bundle.manifest import EngineRecord, ShapeProfile
+from raggedrt.plugins.tensorrt.flavour import version_numbers
+from raggedrt.plugins.tensorrt.job import HARDWARE_LEVELS
 
 BOUNDS = (("min", "minimum"), ("opt", "optimum"), ("max", "maximum"))
 PROGRAMS = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "trtexec"}
 """The product's own tool, by target; that of TensorRT for RTX takes trtexec's options."""
+HARDWARE_MODES = {"ampere+": "ampere+", "same-compute-capability": "sameComputeCapability"}
+"""Levels of hardware compatibility as trtexec calls them; Polygraphy takes TensorRT's own names."""
+ALWAYS_TYPED = 11
+"""Major version of TensorRT from which networks are strongly typed without a flag."""
 
 
-def commands(engine: EngineRecord, graph: str, *, plugins: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """What each command line does, and the command line; paths are relative to the folder they are run in.
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Files of an engine, relative to the folder that command lines are run in.
 
-    Args:
-        engine: the engine to build again.
-        graph: its ONNX file.
-        plugins: plugin libraries that it needs.
+    Attributes:
+        graph: what it was built from.
+        native: what ONNX Runtime runs, the same model.
+        plugins: library with the plugins that it calls; None: it calls none.
+        registrar: library that registers these when it is opened, which is all that Polygraphy does.
+        samples: folder that `write_samples` filled; None: tools make inputs up, which packed tokens are not made for.
     """
+
+    graph: str
+    native: str
+    plugins: str | None = None
+    registrar: str | None = None
+    samples: str | None = None
+
+
+def commands(engine: EngineRecord, files: Files) -> list[tuple[str, str]]:
+    """What each command line does, and the command line."""
     program = PROGRAMS[engine.target]
+    lines = [
+        (f"build the engine with {program}", shlex.join([program, *_trtexec_build(engine, files)])),
+        (f"time it with {program}, at the best shapes of each profile", _trtexec_run(engine, program, files)),
+    ]
+    if not _serialized(engine):  # Polygraphy has no option for it
+        lines.append(("build the engine with Polygraphy", _polygraphy(engine, files, _convert(engine, files))))
+    values = "the sample inputs" if files.samples is not None else "the same random values"
     return [
-        (f"build the engine with {program}", shlex.join([program, *_trtexec_build(engine, graph, plugins)])),
-        (f"time it with {program}, at the best shapes of each profile", _trtexec_run(engine, program, plugins)),
-        ("build the engine with Polygraphy", _environment(engine) + shlex.join(_polygraphy(engine, graph, plugins))),
+        *lines,
         (
-            "compare engine and ONNX Runtime on the same random values with Polygraphy",
-            _environment(engine) + shlex.join(_polygraphy_run(engine, graph, plugins)),
+            f"compare engine and ONNX Runtime on {values} with Polygraphy",
+            _polygraphy(engine, files, _run(engine, files)),
         ),
     ]
 
 
-def script(engine: EngineRecord, graph: str, *, plugins: Sequence[str] = ()) -> str:
+def script(engine: EngineRecord, files: Files) -> str:
     """The command lines as a shell script that only shows them: building twice by accident takes time."""
     lines = ["# Command lines for the engine in this folder, to run one by one in it."]
-    for what, command in commands(engine, graph, plugins=plugins):
+    for what, command in commands(engine, files):
         lines += ["", f"# {what}", *command.splitlines()]
     return "\n".join(lines) + "\n"
 
 
-def _environment(engine: EngineRecord) -> str:
-    return "POLYGRAPHY_USE_TENSORRT_RTX=1 " if engine.target == "tensorrt-rtx" else ""
+def _serialized(engine: EngineRecord) -> bool:
+    return engine.plugins is not None and engine.plugins.serialized
 
 
-def _trtexec_build(engine: EngineRecord, graph: str, plugins: Sequence[str]) -> Iterable[str]:
-    yield f"--onnx={graph}"
+def _trtexec_build(engine: EngineRecord, files: Files) -> Iterable[str]:
+    yield f"--onnx={files.graph}"
     yield f"--saveEngine={engine.file}"
-    yield from (f"--staticPlugins={path}" for path in plugins)
+    yield from _trtexec_plugins(engine, files, building=True)
     if engine.target == "tensorrt-rtx":
         yield f"--computeCapabilities={','.join(map(str, engine.compute_capabilities))}"
     else:
-        yield "--stronglyTyped"
+        yield "--noTF32"
+        if version_numbers(engine.builder_version)[:1] < (ALWAYS_TYPED,):
+            yield "--stronglyTyped"
+    if engine.version_compatible:
+        yield "--versionCompatible"
+    if engine.hardware_compatibility in HARDWARE_MODES:
+        yield f"--hardwareCompatibilityLevel={HARDWARE_MODES[engine.hardware_compatibility]}"
     for number, profile in enumerate(engine.profiles):
         if len(engine.profiles) > 1:
             yield f"--profile={number}"
@@ -62,22 +94,49 @@ def _trtexec_build(engine: EngineRecord, graph: str, plugins: Sequence[str]) -> 
     yield "--skipInference"
 
 
-def _trtexec_run(engine: EngineRecord, program: str, plugins: Sequence[str]) -> str:
+def _trtexec_plugins(engine: EngineRecord, files: Files, *, building: bool) -> Iterable[str]:
+    """The library exports its creators, which TensorRT calls dynamic; an engine that has it inside needs none."""
+    if files.plugins is None or (_serialized(engine) and not building):
+        return
+    yield f"--dynamicPlugins={files.plugins}"
+    if _serialized(engine):
+        yield f"--setPluginsToSerialize={files.plugins}"
+
+
+def _trtexec_run(engine: EngineRecord, program: str, files: Files) -> str:
     lines = []
     for number, profile in enumerate(engine.profiles):
         shapes = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in profile.optimum.items())
-        command = [program, f"--loadEngine={engine.file}", *(f"--staticPlugins={path}" for path in plugins)]
-        lines.append(shlex.join([*command, f"--useProfile={number}", f"--shapes={shapes}"]))
+        command = [program, f"--loadEngine={engine.file}", *_trtexec_plugins(engine, files, building=False)]
+        if engine.version_compatible:
+            command.append("--versionCompatible")
+        command += [f"--useProfile={number}", f"--shapes={shapes}"]
+        if files.samples is not None:
+            values = ",".join(f"{name}:{files.samples}/{number}/{sample_name(name)}" for name in profile.optimum)
+            command.append(f"--loadInputs={values}")
+        lines.append(shlex.join(command))
     return "\n".join(lines)
 
 
-def _polygraphy(engine: EngineRecord, graph: str, plugins: Sequence[str]) -> Iterable[str]:
-    yield from ("polygraphy", "convert", graph, "-o", engine.file, "--strongly-typed", *_profiles(engine.profiles))
+def _polygraphy(engine: EngineRecord, files: Files, arguments: Iterable[str]) -> str:
+    if engine.target == "tensorrt-rtx":
+        return "POLYGRAPHY_USE_TENSORRT_RTX=1 " + shlex.join(["polygraphy", *arguments])
+    if files.registrar is None or _serialized(engine):
+        return shlex.join(["polygraphy", *arguments])
+    # Polygraphy opens plugin libraries before TensorRT, and they are registered where that is loaded already.
+    program = ["python3", "-c", "import tensorrt; from polygraphy.tools import main; main()"]
+    return shlex.join([*program, *arguments, "--plugins", files.registrar])
+
+
+def _convert(engine: EngineRecord, files: Files) -> Iterable[str]:
+    yield from ("convert", files.graph, "-o", engine.file, "--strongly-typed", *_profiles(engine.profiles))
     if engine.target == "tensorrt-rtx":
         yield "--compute-capabilities"
         yield from (f"{number // 10}.{number % 10}" for number in engine.compute_capabilities)
-    if plugins:
-        yield from ("--plugins", *plugins)
+    if engine.version_compatible:
+        yield "--version-compatible"
+    if engine.hardware_compatibility in HARDWARE_MODES:
+        yield from ("--hardware-compatibility-level", HARDWARE_LEVELS[engine.hardware_compatibility].lower())
 
 
 def _profiles(profiles: Sequence[ShapeProfile]) -> Iterable[str]:
@@ -91,8 +150,8 @@ def _shapes(shapes: dict[str, tuple[int, ...]]) -> Iterable[str]:
     return (f"{name}:[{','.join(map(str, shape))}]" for name, shape in shapes.items())
 
 
-def _polygraphy_run(engine: EngineRecord, graph: str, plugins: Sequence[str]) -> Iterable[str]:
-    yield from ("polygraphy", "run", graph, "--onnxrt", "--trt", "--load-engine", engine.file)
+def _run(engine: EngineRecord, files: Files) -> Iterable[str]:
+    yield from ("run", files.native, "--onnxrt", "--trt", "--load-engine", engine.file)
     yield from ("--strongly-typed", "--input-shapes", *_shapes(engine.profiles[0].optimum))
-    if plugins:
-        yield from ("--plugins", *plugins)
+    if files.samples is not None:
+        yield from ("--data-loader-script", f"{files.samples}/{LOADER_NAME}")

@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, cast
 
-from raggedrt.engine_commands import script
+from raggedrt.engine_commands import Files, script
+from raggedrt.engine_samples import write_samples
 from raggedrt.errors import InputError, TargetError
 from raggedrt.options import choose
 from raggedrt.outputs import refuse_existing, refuse_input, staged
@@ -28,6 +29,7 @@ from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
 from raggedrt.plugins.native.plugin_registrar import REGISTRAR_NAME
 from raggedrt.plugins.runtime.library import op_library_path
 from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
+from raggedrt.plugins.tensorrt.engine_plugins import plugins_for
 from raggedrt.plugins.tensorrt.libraries import PROVIDER_TENSORRT, find_plugins, provider_major
 from raggedrt.plugins.tensorrt.profiles import envelope
 from raggedrt.plugins.tensorrt.provider_options import tensorrt_options
@@ -36,6 +38,7 @@ from raggedrt.triton import Deployment, config_text
 
 FORMATS = ("dir", "tar", "triton")
 COMMANDS_NAME = "engine_commands.txt"
+SAMPLES_NAME = "engine_inputs"
 CONFIG_NAME = "config.pbtxt"
 VERSION_FOLDER = "1"
 TRITON_BACKENDS = {"tensorrt": "tensorrt"}
@@ -116,7 +119,15 @@ def _libraries(bundle: Bundle) -> list[pathlib.Path]:
 
 
 def _plugins(bundle: Bundle) -> list[pathlib.Path]:
-    """The TensorRT plugins and what registers them, where the bundle is for ONNX Runtime's TensorRT provider."""
+    """The TensorRT plugins and what registers them; an engine does not run without those that it calls.
+
+    Raises:
+        TargetError: an engine needs them, and there are none.
+    """
+    for engine in bundle.manifest.engines:
+        if engine.plugins is not None:
+            library = plugins_for(engine.builder_version).library
+            return [library, library.with_name(REGISTRAR_NAME)]
     if bundle.manifest.target != PROVIDER_TARGET:
         return []
     with contextlib.suppress(TargetError):
@@ -137,7 +148,8 @@ def _notes(bundle: Bundle, extras: list[pathlib.Path]) -> Iterator[str]:
         )
     packs = sum(path.name.endswith(PACK_SUFFIX) for path in extras)
     if bundle.manifest.target in PACK_TARGETS and bundle.facts.nodes and not packs:
-        yield "no kernel packs were found, so a GPU runs function bodies; raggedrt doctor --build-kernels, ship again"
+        without = "no call of the engine succeeds" if bundle.manifest.engines else "a GPU runs function bodies"
+        yield f"no kernel packs were found, so {without}; raggedrt doctor --build-kernels, ship again"
     if bundle.manifest.engines:
         yield f"{COMMANDS_NAME} has the command lines that build and run the engine again"
 
@@ -153,10 +165,21 @@ def _folder(bundle: Bundle, output: pathlib.Path, extras: list[pathlib.Path], *,
             place = writer.directory / LIBRARY_FOLDER / path.name
             place.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, place)
-        for engine in bundle.manifest.engines:
-            (writer.directory / COMMANDS_NAME).write_text(script(engine, bundle.manifest.model), encoding="utf-8")
+        _write_commands(bundle, writer.directory, extras)
         fields = {field: getattr(bundle.manifest, field) for field in ManifestDraft.model_fields}
         writer.finish(ManifestDraft(**fields))
+
+
+def _write_commands(bundle: Bundle, folder: pathlib.Path, extras: list[pathlib.Path]) -> None:
+    """How to build and run the engine with TensorRT's own tools, and inputs for them."""
+    manifest = bundle.manifest
+    for engine in manifest.engines:
+        write_samples(folder / SAMPLES_NAME, engine.profiles, [record.tensor_role for record in manifest.inputs])
+        files = Files(manifest.plugin_model or manifest.model, manifest.model, samples=SAMPLES_NAME)
+        if engine.plugins is not None and _has_plugins(extras):
+            places = {"plugins": PLUGIN_LIBRARY_NAME, "registrar": REGISTRAR_NAME}
+            files = dataclasses.replace(files, **{key: f"{LIBRARY_FOLDER}/{name}" for key, name in places.items()})
+        (folder / COMMANDS_NAME).write_text(script(engine, files), encoding="utf-8")
 
 
 def _tar(bundle: Bundle, output: pathlib.Path, extras: list[pathlib.Path], *, force: bool) -> None:
@@ -240,7 +263,8 @@ def _deployment(
     backend = TRITON_BACKENDS.get(manifest.target, "onnxruntime")
     served_by_engine = backend == "tensorrt" and bool(manifest.engines)
     place = f"{server_path.rstrip('/')}/{name}"
-    accelerator = _accelerator(bundle, f"{place}/{LIBRARY_FOLDER}") if _has_plugins(extras) else {}
+    plugins = f"{place}/{LIBRARY_FOLDER}" if _has_plugins(extras) else None
+    accelerator = _accelerator(bundle, plugins) if plugins is not None and not manifest.engines else {}
     limit = min(built_for, default=None) if served_by_engine or accelerator else None
     if max_batch_size is not None and max_batch_size < 1:
         raise InputError(f"--max-batch-size {max_batch_size}: expected at least 1")
@@ -254,10 +278,24 @@ def _deployment(
         gpu=manifest.target in GPU_TARGETS,
         max_batch_size=max_batch_size or limit or max(built_for, default=DEFAULT_BATCH),
         queue_delay_microseconds=QUEUE_DELAY_MICROSECONDS,
-        op_library=f"{place}/{LIBRARY_FOLDER}/{LIBRARY_NAME}" if native and not accelerator else None,
+        op_library=f"{place}/{LIBRARY_FOLDER}/{LIBRARY_NAME}"
+        if native and not accelerator and not served_by_engine
+        else None,
         profiles=len(manifest.profiles) if served_by_engine else 0,
         accelerator=accelerator,
+        server_options=_server_options(bundle, plugins) if served_by_engine else (),
     )
+
+
+def _server_options(bundle: Bundle, plugins: str | None) -> tuple[str, ...]:
+    """Command line options without which the server's TensorRT backend does not load an engine."""
+    options = []
+    for engine in bundle.manifest.engines:
+        if engine.plugins is not None and not engine.plugins.serialized and plugins is not None:
+            options.append(f"--backend-config=tensorrt,plugins={plugins}/{REGISTRAR_NAME}")
+        if engine.version_compatible:
+            options.append("--backend-config=tensorrt,version-compatible=true")
+    return tuple(options)
 
 
 def _most_sequences(bundle: Bundle, profile: ShapeProfile) -> int:
@@ -312,5 +350,7 @@ def _triton_notes(bundle: Bundle, deployment: Deployment) -> Iterator[str]:
             "trt_engine_cache_enable and trt_engine_cache_path in config.pbtxt keep it in a folder of the server"
         )
         yield "the server loads the plugins from there; ship with --server-path if the repository lies elsewhere"
+    for option in deployment.server_options:
+        yield f"start the server with {option}"
     if bundle.manifest.engines and deployment.backend != "tensorrt":
         yield "the server has no backend for engines of TensorRT for RTX: it runs the ONNX file in ONNX Runtime"

@@ -46,6 +46,7 @@ class Deployment:
         op_library: absolute path of the op library on the server; None: none is needed.
         profiles: optimisation profiles of an engine.
         accelerator: options of ONNX Runtime's TensorRT provider; empty: it does not serve.
+        server_options: what the server's command line needs for this model.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Deployment:
     op_library: str | None = None
     profiles: int = 0
     accelerator: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    server_options: tuple[str, ...] = ()
 
 
 def config_text(manifest: Manifest, deployment: Deployment) -> str:
@@ -72,6 +74,7 @@ def _lines(manifest: Manifest, deployment: Deployment) -> Iterator[str]:
     inputs = [record.tensor_role for record in manifest.inputs]
     outputs = [record.tensor_role for record in manifest.outputs]
     ragged = manifest.io == "ragged"
+    yield from (f"# Start the server with {option}" for option in deployment.server_options)
     yield f"name: {_quoted(deployment.name)}"
     yield f"backend: {_quoted(deployment.backend)}"
     yield f"default_model_filename: {_quoted(deployment.file)}"

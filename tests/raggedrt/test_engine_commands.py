@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import pathlib
+import runpy
 import shlex
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
-from raggedrt.engine_commands import commands, script
-from raggedrt.plugins.bundle.manifest import EngineRecord
+from raggedrt.engine_commands import Files, commands, script
+from raggedrt.engine_samples import LOADER_NAME, sample_inputs, write_samples
+from raggedrt.plugins.bundle.manifest import EngineRecord, PluginRecord
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
 from raggedrt.plugins.tensorrt.profiles import SizeRange, Sizes, profile_of
 
@@ -22,23 +26,34 @@ INPUTS = (
 )
 
 
-def _record(target: str) -> EngineRecord:
+FILES = Files("model.onnx", "model.onnx")
+WITH_PLUGINS = Files(
+    "model.trt.onnx", "model.onnx", "lib/libraggedrt_trt.so", "lib/libraggedrt_trt_ort.so", "engine_inputs"
+)
+
+
+def _plugins(*, serialized: bool) -> PluginRecord:
+    return PluginRecord(version="1", abi=1, creators=("RaggedAttention",), serialized=serialized)
+
+
+def _record(target: str, **changes: Any) -> EngineRecord:
     small = SizeRange(Sizes(1, 1, 1), Sizes(4, 64, 32), Sizes(8, 256, 64))
     large = SizeRange(Sizes(1, 256, 1), Sizes(4, 512, 256), Sizes(8, 4096, 512))
-    return EngineRecord(
-        file="engines/model.plan",
-        target=target,
-        builder="TensorRT",
-        builder_version="1",
-        compute_capabilities=(86, 120),
-        profiles=tuple(profile_of(INPUTS, sizes) for sizes in (small, large)),
-        graph_sha256="0" * 64,
-    )
+    facts: dict[str, Any] = {
+        "file": "engines/model.plan",
+        "target": target,
+        "builder": "TensorRT",
+        "builder_version": "10.13.2.6",
+        "compute_capabilities": (86, 120),
+        "profiles": tuple(profile_of(INPUTS, sizes) for sizes in (small, large)),
+        "graph_sha256": "0" * 64,
+    }
+    return EngineRecord(**{**facts, **changes})
 
 
 @pytest.mark.none
 def test_the_products_own_tool_gets_every_profile() -> None:
-    lines = dict(commands(_record("tensorrt-rtx"), "model.onnx"))
+    lines = dict(commands(_record("tensorrt-rtx"), FILES))
     build = shlex.split(lines["build the engine with tensorrt_rtx"])
     assert build[:3] == ["tensorrt_rtx", "--onnx=model.onnx", "--saveEngine=engines/model.plan"]
     assert "--computeCapabilities=86,120" in build
@@ -54,17 +69,75 @@ def test_the_products_own_tool_gets_every_profile() -> None:
 
 
 @pytest.mark.none
-def test_classic_tensorrt_loads_its_plugins() -> None:
-    lines = dict(commands(_record("tensorrt"), "model.onnx", plugins=["lib/libraggedrt_trt.so"]))
+def test_plugins_beside_the_engine_are_loaded_by_every_line() -> None:
+    lines = dict(commands(_record("tensorrt", plugins=_plugins(serialized=False)), WITH_PLUGINS))
     build = shlex.split(lines["build the engine with trtexec"])
-    assert {"--staticPlugins=lib/libraggedrt_trt.so", "--stronglyTyped"} <= set(build)
-    assert shlex.split(lines["build the engine with Polygraphy"])[-2:] == ["--plugins", "lib/libraggedrt_trt.so"]
+    assert build[1] == "--onnx=model.trt.onnx"
+    assert {"--dynamicPlugins=lib/libraggedrt_trt.so", "--stronglyTyped", "--noTF32"} <= set(build)
+    assert "setPluginsToSerialize" not in "".join(lines.values())
+    runs = lines["time it with trtexec, at the best shapes of each profile"].splitlines()
+    assert "--dynamicPlugins=lib/libraggedrt_trt.so" in shlex.split(runs[1])
+    assert shlex.split(runs[1])[-1] == (
+        "--loadInputs=input_ids:engine_inputs/1/input_ids.bin,cu_seqlens:engine_inputs/1/cu_seqlens.bin"
+    )
+    for line in (
+        "build the engine with Polygraphy",
+        "compare engine and ONNX Runtime on the sample inputs with Polygraphy",
+    ):
+        words = shlex.split(lines[line])
+        assert words[:3] == ["python3", "-c", "import tensorrt; from polygraphy.tools import main; main()"]
+        assert words[-2:] == ["--plugins", "lib/libraggedrt_trt_ort.so"]
+    assert shlex.split(lines[line])[3:5] == ["run", "model.onnx"]
     assert "POLYGRAPHY_USE_TENSORRT_RTX" not in "".join(lines.values())
 
 
 @pytest.mark.none
+def test_an_engine_that_brings_its_plugins_is_built_with_them_and_loaded_alone() -> None:
+    record = _record(
+        "tensorrt",
+        plugins=_plugins(serialized=True),
+        version_compatible=True,
+        hardware_compatibility="ampere+",
+        builder_version="11.4.0.106",
+    )
+    lines = dict(commands(record, WITH_PLUGINS))
+    build = set(shlex.split(lines["build the engine with trtexec"]))
+    assert {
+        "--dynamicPlugins=lib/libraggedrt_trt.so",
+        "--setPluginsToSerialize=lib/libraggedrt_trt.so",
+        "--versionCompatible",
+        "--hardwareCompatibilityLevel=ampere+",
+    } <= build
+    assert "--stronglyTyped" not in build  # TensorRT 11 knows nothing else
+    run = shlex.split(lines["time it with trtexec, at the best shapes of each profile"].splitlines()[0])
+    assert run[2] == "--versionCompatible"
+    assert not any("Plugins" in word for word in run)
+    assert not any(what.startswith("build the engine with Polygraphy") for what in lines)
+
+
+@pytest.mark.none
+def test_sample_inputs_are_what_packed_tokens_mean(tmp_path: pathlib.Path) -> None:
+    record = _record("tensorrt")
+    for profile in record.profiles:
+        shapes = profile.optimum
+        arrays = sample_inputs(shapes, INPUTS)
+        lengths = np.diff(arrays["cu_seqlens"])
+        assert arrays["cu_seqlens"][0] == 0
+        assert lengths.sum() == shapes["input_ids"][0]
+        assert lengths.max() - lengths.min() <= 1
+        assert {name: array.shape for name, array in arrays.items()} == shapes
+    write_samples(tmp_path / "in", record.profiles, INPUTS)
+    (loaded,) = runpy.run_path(str(tmp_path / "in" / LOADER_NAME))["load_data"]()
+    wanted = sample_inputs(record.profiles[0].optimum, INPUTS)
+    assert loaded.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(loaded[name], array)
+        assert loaded[name].dtype == array.dtype
+
+
+@pytest.mark.none
 def test_the_text_says_what_each_line_does() -> None:
-    text = script(_record("tensorrt-rtx"), "model.onnx")
+    text = script(_record("tensorrt-rtx"), FILES)
     assert text.count("\n# ") == 4
     assert "POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy convert model.onnx -o engines/model.plan --strongly-typed" in text
 
@@ -78,7 +151,7 @@ g (int64[tokens] input_ids, int32[ends] cu_seqlens) => (float[tokens] y, float[e
 }""")
     onnx.save(model, tmp_path / "model.onnx")
     (tmp_path / "engines").mkdir()
-    line = dict(commands(_record("tensorrt-rtx"), "model.onnx"))["build the engine with Polygraphy"]
+    line = dict(commands(_record("tensorrt-rtx"), FILES))["build the engine with Polygraphy"]
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["/bin/sh", "-c", line],
