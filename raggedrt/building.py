@@ -20,6 +20,7 @@ from raggedrt.outputs import refuse_existing, refuse_input, staged, workspace
 from raggedrt.plugins.bundle.manifest import ENGINE_FOLDER, MANIFEST_NAME, EngineRecord, ManifestDraft, ShapeProfile
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.io_roles import TensorRole
+from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
 from raggedrt.plugins.tensorrt.engine import EngineFacts, build_engine
 from raggedrt.plugins.tensorrt.engine_file import EngineFile, file_digest, write_engine_file
 from raggedrt.plugins.tensorrt.engine_plugins import check_engine_demand, record_of, used_creators
@@ -28,6 +29,7 @@ from raggedrt.plugins.tensorrt.job import EngineJob
 from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, plan_without_mask, write_plugin_model
 from raggedrt.plugins.tensorrt.prepare import prepare
 from raggedrt.progress import step
+from raggedrt.provider_bundle import compile_bundle
 
 if TYPE_CHECKING:
     from raggedrt.graph_passes.report import RewriteReport
@@ -187,14 +189,14 @@ def build(
     force: bool = False,
     revision: str | None = None,
     allow_pickle: bool = False,
-) -> BuiltEngine:
+) -> BuiltEngine | Bundle:
     """Build a TensorRT engine with optimisation profiles; TensorRT for RTX needs no GPU for it, TensorRT does.
 
     Args:
         source: an ONNX file (taken as it is, RaggedRT ops replaced by their bodies), a bundle, or any other source of
             `convert`, which is then converted first.
         output: engine file to write; what it was built for is written beside it, as `<output>.json`.
-        target: product to build with.
+        target: product to build with; `"ort-trt"`: ONNX Runtime compiles a bundle of that target, written again.
         io: inputs and outputs of a source that is converted; None: ragged.
         task: task head of a source that is converted.
         dtype: element type of a source that is converted.
@@ -216,7 +218,7 @@ def build(
         allow_pickle: accept pickled sources, which can run code.
 
     Returns:
-        What was built.
+        What was built; for target ort-trt the bundle.
 
     Raises:
         InputError: the source or an option is unusable, or the graph has ops that the product lacks.
@@ -225,11 +227,13 @@ def build(
         RaggedRTError: the builder failed, for example for want of memory.
         TargetError: the builder is not installed.
     """
-    find_flavour(target)
+    if target != PROVIDER_TARGET:
+        find_flavour(target)
     demand = ShapeDemand(min_shapes, opt_shapes, max_shapes, profiles, lengths, batch_sizes, buckets)
     compatibility = Compatibility(plugins, version_compatible, hardware_compatibility)
     settings = engine_settings(target, demand, compute_capability, timing_cache, compatibility)
-    assert settings is not None  # every target of find_flavour has engines
+    if settings is None:
+        return compile_bundle(source, output, demand, force=force)
     destination, path = pathlib.Path(output), pathlib.Path(source)
     refuse_existing(destination, force=force)
     refuse_input(destination, path)

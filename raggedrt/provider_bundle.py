@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import pathlib
+import shutil
 from typing import TYPE_CHECKING
 
 import onnx
 
 from raggedrt.engine_profiles import ShapeDemand, choose_profiles
 from raggedrt.errors import InputError, RaggedRTError
+from raggedrt.outputs import refuse_input
 from raggedrt.plugins.bundle.ep_context import check_context_files, ep_contexts
-from raggedrt.plugins.bundle.manifest import ENGINE_FOLDER, ContextRecord, ManifestDraft, ShapeProfile
+from raggedrt.plugins.bundle.manifest import ENGINE_FOLDER, MANIFEST_NAME, ContextRecord, ManifestDraft, ShapeProfile
 from raggedrt.plugins.bundle.model_facts import load_proto
+from raggedrt.plugins.bundle.reader import Bundle, open_bundle
+from raggedrt.plugins.bundle.writer import BundleWriter
 from raggedrt.plugins.contract.op_definition import ORT_PLUGIN_DOMAIN
 from raggedrt.plugins.runtime.ort_errors import LOAD_ERRORS, import_onnxruntime, translated
 from raggedrt.plugins.runtime.tensorrt_provider import PROVIDER, TARGET, ready_provider, require_tensorrt
@@ -86,7 +91,66 @@ def add_provider_files(
     profile = envelope(profiles)
     place = model.parent / PLUGIN_MODEL_NAME
     write_plugin_model(model, place, ORT_PLUGIN_DOMAIN)
+    require_types(load_proto(place), place.name)
     return ProviderFiles(profile, compile_context(place, profile) if compiled else None)
+
+
+def require_types(model: onnx.ModelProto, where: str) -> None:
+    """Check that the file tells the type of whatever a plugin gives: the provider declares plugins without any.
+
+    Raises:
+        RaggedRTError: one is missing.
+    """
+    values = (*model.graph.value_info, *model.graph.output)
+    known = {value.name for value in values if value.type.tensor_type.elem_type}
+    for node in model.graph.node:
+        if node.domain == ORT_PLUGIN_DOMAIN and not known.issuperset(name for name in node.output if name):
+            raise RaggedRTError(
+                f"{where}: node {node.name!r} gives a tensor whose type is not known, so {PROVIDER} cannot load it; "
+                "this is a fault of RaggedRT, please report it"
+            )
+
+
+def compile_bundle(
+    source: str | os.PathLike[str], output: str | os.PathLike[str], demand: ShapeDemand, *, force: bool
+) -> Bundle:
+    """A bundle once more, with an EPContext model that was compiled on this machine.
+
+    Args:
+        source: a bundle of target ort-trt.
+        output: bundle to write.
+        demand: nothing, for the profile is the bundle's.
+        force: replace an existing output.
+
+    Raises:
+        InputError: the source is no such bundle, or shapes are given.
+        TargetError: the provider, TensorRT, the plugins or a GPU is missing.
+        RaggedRTError: the provider compiled nothing.
+    """
+    if not (pathlib.Path(source) / MANIFEST_NAME).exists():
+        raise InputError(
+            f"{source}: expected a bundle; raggedrt convert --target {TARGET} --ep-context makes one of a source"
+        )
+    given = [field.name for field in dataclasses.fields(demand) if getattr(demand, field.name) is not None]
+    if given:
+        raise InputError(
+            f"--{given[0].replace('_', '-')}: {source} has its profile; convert the model again for another"
+        )
+    bundle = open_bundle(source, verify=True)
+    manifest = bundle.manifest
+    if manifest.target != TARGET or manifest.plugin_model is None:
+        raise InputError(f"{source}: was converted for {manifest.target}; convert it with --target {TARGET}")
+    refuse_input(pathlib.Path(output), bundle.path)
+    require_tensorrt(str(source))
+    with BundleWriter(output, force=force) as writer:
+        for file in manifest.files:
+            if not file.startswith(f"{ENGINE_FOLDER}/"):
+                place = writer.directory / file
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle.path / file, place)
+        context = compile_context(writer.directory / manifest.plugin_model, envelope(manifest.profiles))
+        fields = {field: getattr(manifest, field) for field in ManifestDraft.model_fields}
+        return writer.finish(ManifestDraft(**{**fields, "ep_context": context}))
 
 
 def with_provider_files(draft: ManifestDraft, files: ProviderFiles | None) -> ManifestDraft:

@@ -63,6 +63,12 @@ def build(
         revision=revision,
         allow_pickle=allow_pickle,
     )
+    from raggedrt.plugins.bundle.reader import Bundle
+
+    if isinstance(built, Bundle):  # in which ONNX Runtime compiled the model
+        if not quiet:
+            print_text(f"wrote {built.path}")
+        return
     if not quiet:
         from raggedrt.engine_text import engine_text
 

@@ -124,3 +124,18 @@ def test_doctor_tells_what_is_lacking(capsys: pytest.CaptureFixture[str]) -> Non
     assert row[1] == "yes"
     if PROVIDER not in onnxruntime.get_available_providers():
         assert "pip install 'raggedrt[ort-trt]'" in row[2]
+
+
+def test_build_compiles_a_bundle_where_the_gpu_is(
+    bundle: Bundle, tiny_onnx: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    arguments = ["-o", str(output), "--target", "ort-trt", "-q"]
+    assert main(["build", str(tiny_onnx), *arguments]) == 2
+    assert "expected a bundle" in capsys.readouterr().err
+    assert main(["build", str(bundle.path), *arguments, "--lengths", "uniform(1,4)"]) == 2
+    assert "has its profile" in capsys.readouterr().err
+    if not can_run():
+        assert main(["build", str(bundle.path), *arguments]) == 5
+        assert "cannot run here" in capsys.readouterr().err
+        assert not output.exists()
