@@ -10,10 +10,13 @@ import onnx_ir as ir
 from raggedrt.graph_passes.axes.rule import PackingRefused
 from raggedrt.graph_passes.biases import bias_operands
 from raggedrt.graph_passes.direct.gains import why_no_gain
+from raggedrt.graph_passes.direct.mask_bias import Sides, added_bias, square
 from raggedrt.graph_passes.direct.operands import RowSource
 from raggedrt.graph_passes.direct.padded_batch import PaddedBatch
 from raggedrt.graph_passes.direct.rows import from_rows
 from raggedrt.graph_passes.lowering import SiteMask, mask_operands, sink_operand, why_not_served
+from raggedrt.graph_passes.masks.bias import DENSE
+from raggedrt.graph_passes.masks.inputs import Polarity
 from raggedrt.graph_passes.masks.pairs import OWN
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.sites.by_shape import same_size, static_dim
@@ -35,10 +38,15 @@ def why_not_direct(site: AttentionSite, mask: SiteMask, batch: PaddedBatch, targ
         return mask.kept
     if site.unsupported:
         return "; ".join(site.unsupported)
-    if mask.spec is None:
-        return mask.reason
     if site.disentangled:
         return "position terms of queries and keys are read on packed tokens only"
+    if mask.spec is None and as_table(site, mask) is None:
+        return mask.reason
+    if mask.spec is None and site.query.value.dtype is ir.DataType.BFLOAT16 and target.name == "ort-cpu":
+        return f"{mask.reason}; what adds it up in bfloat16 does not run on ONNX Runtime's CPU"
+    if mask.spec is None:
+        reason = why_no_gain(site, MaskSpec(), {DENSE}, _length(site, batch), target.name)
+        return reason and f"{mask.reason}; {reason}"
     reason = _why_not_exact(site, mask, mask.spec) or why_not_served(site, mask.spec, mask.biases, target.capability)
     if reason is None and not _equal_lengths(site, batch) and (site.masks or mask.spec != MaskSpec()):
         reason = "queries and keys may be of different number, and it has a mask"
@@ -46,6 +54,14 @@ def why_not_direct(site: AttentionSite, mask: SiteMask, batch: PaddedBatch, targ
         kinds = {found.bias.kind for found in mask.biases}
         reason = why_no_gain(site, mask.spec, kinds, _length(site, batch), target.name)
     return reason
+
+
+def as_table(site: AttentionSite, mask: SiteMask) -> list[ir.Value] | None:
+    """What is added to the scores, where it is not understood but may be a bias as it is; else None."""
+    plain = all(term.polarity is Polarity.ADDITIVE and term.factor == 1.0 for term in site.added)
+    if mask.spec is not None or mask.imposed is not None or not site.added or not plain:
+        return None
+    return [term.value for term in site.added]
 
 
 def _why_not_exact(site: AttentionSite, mask: SiteMask, spec: MaskSpec) -> str | None:
@@ -96,9 +112,8 @@ def lower_directly(site: AttentionSite, mask: SiteMask, batch: PaddedBatch, padd
     Raises:
         PackingRefused: The form is not covered.
     """
-    spec = mask.spec
-    if spec is None:
-        raise PackingRefused(site.anchor, mask.reason or "its mask is not understood")
+    table = as_table(site, mask)
+    spec = mask.spec or MaskSpec()
     heads, kv_heads = (1, 1) if site.query.layout == MERGED else (site.num_heads, site.kv_num_heads)
     if site.query.layout == MERGED and (mask.biases or spec.padding or site.sink is not None):
         raise PackingRefused(site.anchor, "batch and heads share an axis, and its mask or bias tells them apart")
@@ -119,6 +134,10 @@ def lower_directly(site: AttentionSite, mask: SiteMask, batch: PaddedBatch, padd
         positions = batch.positions(padding, mask.key_lengths)
         inputs |= dict(zip(("positions_q", "positions_k"), positions, strict=True))
     inputs |= bias_operands(site, mask.biases, batch) | mask_inputs
+    if table:
+        sides = Sides(batch.tape, site.anchor, queries, keys)
+        inputs["bias"] = square(sides, added_bias(sides, table), site.query.value.dtype)
+        inputs |= {"positions_q": queries.slot_positions(), "positions_k": keys.slot_positions()}
     if site.sink is not None:
         inputs["head_sink"] = sink_operand(site.sink, batch)
     attributes: dict[str, int | float | Sequence[int]] = {

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.axes.rule import PackingRefused
+from raggedrt.graph_passes.direct.mask_bias import Sides, covering_bias, known_rank, square
 from raggedrt.graph_passes.direct.rows import MINUS_INFINITY, Rows, from_rows, to_rows
 from raggedrt.graph_passes.packing.tape import Tape
 
@@ -21,13 +22,9 @@ _PRESENT_KEY, _PRESENT_VALUE, _PRODUCT = 1, 2, 3
 
 
 @dataclasses.dataclass
-class _Call:
+class _Call(Sides):
     """One Attention node being lowered."""
 
-    tape: Tape
-    node: ir.Node
-    queries: Rows
-    keys: Rows
     heads: int
     kv_heads: int
     head_size: int
@@ -59,7 +56,7 @@ def lower_standard_attention(node: ir.Node, tape: Tape) -> dict[ir.Value, ir.Val
         raise PackingRefused(node, "the product of queries and keys is an output, so it has to be computed anyway")
     past_key, past_value = (_optional(node, number) for number in (4, 5))
     if past_key is not None and past_value is not None:
-        if _rank(node, key) == 3:
+        if known_rank(node, key) == 3:
             raise PackingRefused(node, "3-D operands with a past are not covered")
         key, value = (
             tape.op("Concat", [past, now], {"axis": 2}, stem=f"{now.name}_all", dtype=now.dtype)
@@ -76,7 +73,7 @@ def lower_standard_attention(node: ir.Node, tape: Tape) -> dict[ir.Value, ir.Val
 
 def _attend(call: _Call, query: ir.Value, key: ir.Value, value: ir.Value, past_key: ir.Value | None) -> ir.Value:
     tape, node = call.tape, call.node
-    order = [0, 2, 1, 3] if _rank(node, query) == 4 else [0, 1, 2]
+    order = [0, 2, 1, 3] if known_rank(node, query) == 4 else [0, 1, 2]
     inputs: dict[str, ir.Value | None] = {
         "query": to_rows(tape, query, order, call.heads * call.head_size),
         "key": to_rows(tape, key, order, call.kv_heads * call.head_size),
@@ -95,12 +92,12 @@ def _attend(call: _Call, query: ir.Value, key: ir.Value, value: ir.Value, past_k
         "softcap": node.attributes.get_float("softcap", 0.0) or 0.0,
     }
     if mask is not None:
-        bias = _bias(call, mask)
+        bias = covering_bias(call, mask)
         if offset is not None and call.compares_positions():
             bias = _with_positions(call, bias, offset)
         else:
             attributes |= call.mask_attributes
-        inputs["bias"] = _square(call, bias, query)
+        inputs["bias"] = square(call, bias, query.dtype)
     else:
         attributes |= call.mask_attributes
     if mask is not None or call.compares_positions() or _optional(node, 6) is not None:
@@ -112,11 +109,11 @@ def _attend(call: _Call, query: ir.Value, key: ir.Value, value: ir.Value, past_k
     packed = tape.custom("RaggedAttention", inputs, attributes, stem=f"{node.outputs[0].name}_attention").outputs[0]
     packed.type = query.type
     width = call.heads * call.value_head_size
-    return from_rows(tape, packed, call.queries, call.heads, width, split_heads=_rank(node, query) == 4)
+    return from_rows(tape, packed, call.queries, call.heads, width, split_heads=known_rank(node, query) == 4)
 
 
 def _call(node: ir.Node, tape: Tape, query: ir.Value, key: ir.Value, value: ir.Value) -> _Call:
-    if _rank(node, query) == 4:
+    if known_rank(node, query) == 4:
         slot_axis, head_axis = 2, 1
         heads, kv_heads = (_static(node, one, head_axis) for one in (query, key if key.shape else _required(node, 1)))
         sizes = [_static(node, one, 3) for one in (query, _required(node, 2))]
@@ -151,46 +148,6 @@ def _key_positions(call: _Call) -> ir.Value:
     column = tape.op("Reshape", [lengths, tape.vector([-1, 1])], stem="key_lengths", shape=["batch", 1])
     valid = tape.op("Less", [slots, column], stem="valid_keys", dtype=_BOOL)
     return tape.op("Where", [valid, slots, tape.scalar(-1)], stem="key_positions", dtype=_INT64)
-
-
-def _bias(call: _Call, mask: ir.Value) -> ir.Value:
-    """The mask as float32 [1|B, 1|N, Sq, Sk]; what it does not cover is hidden."""
-    tape, rank = call.tape, _rank(call.node, mask)
-    if rank < 4:
-        mask = tape.op("Unsqueeze", [mask, tape.vector(list(range(4 - rank)))], stem="mask", dtype=mask.dtype)
-    float32 = ir.DataType.FLOAT
-    hidden = tape.number(MINUS_INFINITY, float32)
-    if mask.dtype is _BOOL:
-        bias = tape.op("Where", [mask, tape.number(0.0, float32), hidden], stem="mask_bias", dtype=float32)
-    else:
-        bias = tape.op("Cast", [mask], {"to": float32}, stem="mask_bias", dtype=float32)
-    covered = tape.op("Shape", [bias], {"start": 3, "end": 4}, stem="covered", dtype=_INT64, shape=[1])
-    one_key = tape.op("Equal", [covered, tape.vector([1])], stem="one_key", dtype=_BOOL, shape=[1])
-    short = tape.op("Sub", [call.keys.length, covered], stem="uncovered", shape=[1])
-    short = tape.op("Where", [one_key, tape.vector([0]), short], stem="uncovered", dtype=_INT64, shape=[1])
-    bias = _extended(tape, bias, tape.vector([0]), short)
-    sides = [call.queries.length, call.keys.length]
-    shape = tape.op("Concat", [tape.vector([1, 1]), *sides], {"axis": 0}, stem="full", shape=[4])
-    return tape.op("Expand", [bias, shape], stem="mask_bias", dtype=float32)
-
-
-def _extended(tape: Tape, bias: ir.Value, queries: ir.Value, keys: ir.Value) -> ir.Value:
-    """More rows and columns, all hidden (float32; int64 [1] each)."""
-    none = tape.vector([0, 0, 0, 0, 0, 0])
-    more = tape.op("Concat", [none, queries, keys], {"axis": 0}, stem="more", shape=[8])
-    return tape.op("Pad", [bias, more, tape.number(MINUS_INFINITY, ir.DataType.FLOAT)], stem="mask_bias")
-
-
-def _square(call: _Call, bias: ir.Value, query: ir.Value) -> ir.Value:
-    """The op's bias is [S, S] over all positions, in the query's element type: the shorter side is filled up."""
-    tape, dtype = call.tape, query.dtype
-    if dtype is None:
-        raise PackingRefused(call.node, "the element type of the query is not known")
-    sides = [call.queries.length, call.keys.length]
-    longest = tape.op("Max", sides, stem="positions", shape=[1])
-    missing = [tape.op("Sub", [longest, side], stem="missing", shape=[1]) for side in sides]
-    bias = _extended(tape, bias, *missing)
-    return bias if dtype is bias.dtype else tape.op("Cast", [bias], {"to": dtype}, stem="mask_bias", dtype=dtype)
 
 
 def _with_positions(call: _Call, bias: ir.Value, offset: ir.Value) -> ir.Value:
@@ -228,12 +185,6 @@ def _required(node: ir.Node, number: int) -> ir.Value:
     if value is None:
         raise PackingRefused(node, f"input {number} is missing")
     return value
-
-
-def _rank(node: ir.Node, value: ir.Value) -> int:
-    if value.shape is None:
-        raise PackingRefused(node, f"the rank of '{value.name}' is not known")
-    return len(value.shape)
 
 
 def _static(node: ir.Node, value: ir.Value, axis: int) -> int:

@@ -62,6 +62,7 @@ def site_by_shape(
         softcap=scores.softcap,
         masks=[term for term in masks if term is not None],
         sink=scores.sink,
+        added=list(scores.masks),
         unpackable=reason,
     )
 

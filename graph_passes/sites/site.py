@@ -114,6 +114,7 @@ class AttentionSite:
     spec: MaskSpec = dataclasses.field(default_factory=MaskSpec)
     zero_where_unattended: bool = False
     unsupported: list[str] = dataclasses.field(default_factory=list)
+    added: list[MaskTerm] = dataclasses.field(default_factory=list)
     unpackable: str | None = None
     cache: dict[ir.Value, ir.Value] = dataclasses.field(default_factory=dict)
 
