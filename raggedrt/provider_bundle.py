@@ -21,7 +21,7 @@ from raggedrt.plugins.bundle.reader import Bundle, open_bundle
 from raggedrt.plugins.bundle.writer import BundleWriter
 from raggedrt.plugins.contract.op_definition import ORT_PLUGIN_DOMAIN
 from raggedrt.plugins.runtime.ort_errors import LOAD_ERRORS, import_onnxruntime, translated
-from raggedrt.plugins.runtime.tensorrt_provider import PROVIDER, TARGET, ready_provider, require_tensorrt
+from raggedrt.plugins.runtime.tensorrt_provider import PROVIDER, TARGET, check_plugins, ready_provider, require_tensorrt
 from raggedrt.plugins.tensorrt.engine_file import file_digest
 from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, write_plugin_model
 from raggedrt.plugins.tensorrt.profiles import envelope
@@ -169,6 +169,7 @@ def compile_context(graph: pathlib.Path, profile: ShapeProfile) -> ContextRecord
         RaggedRTError: the provider wrote no such model.
     """
     ready = ready_provider(str(graph.parent))
+    check_plugins(ready, graph, graph.name)
     folder = graph.parent / ENGINE_FOLDER
     folder.mkdir(exist_ok=True)
     place = folder / CONTEXT_NAME

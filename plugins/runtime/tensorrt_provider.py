@@ -15,9 +15,11 @@ from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.manifest import LIBRARY_FOLDER, ContextRecord, ShapeProfile
 from raggedrt.plugins.bundle.reader import Bundle
 from raggedrt.plugins.contract.op_definition import ORT_PLUGIN_DOMAIN
+from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
 from raggedrt.plugins.runtime.cuda_device import CudaDevice, CudaState, cuda_state
 from raggedrt.plugins.runtime.engine_cache import EngineCache, engine_cache
 from raggedrt.plugins.runtime.ort_errors import import_onnxruntime
+from raggedrt.plugins.tensorrt.engine_plugins import check_creators, plugin_library, require_pack, used_creators
 from raggedrt.plugins.tensorrt.libraries import PluginLibrary, find_plugins, load_tensorrt, provider_major, register
 from raggedrt.plugins.tensorrt.profiles import envelope
 from raggedrt.plugins.tensorrt.provider_options import check_profiles, register_plugins, tensorrt_options
@@ -112,6 +114,18 @@ def ready_provider(where: str, ordinal: int = 0, *folders: pathlib.Path) -> Read
     return ReadyProvider(version, plugins, state.devices[ordinal], state.devices)
 
 
+def check_plugins(ready: ReadyProvider, graph: pathlib.Path, where: str) -> None:
+    """Check that the plugins have everything that a graph in plugin form calls, and kernels for the GPU.
+
+    Raises:
+        TargetError: a plugin, a feature of one or a kernel pack is missing.
+        InputError: a kernel pack was damaged.
+    """
+    library = ready.plugins.registrar.with_name(PLUGIN_LIBRARY_NAME)
+    check_creators(plugin_library(library), used_creators(graph), where)
+    require_pack(ready.device.capability, [library.parent])
+
+
 def tensorrt_plan(bundle: Bundle, given: Mapping[str, Any], *, trusted: bool) -> TensorrtPlan:
     """Check everything that can be checked before ONNX Runtime is asked.
 
@@ -135,6 +149,7 @@ def tensorrt_plan(bundle: Bundle, given: Mapping[str, Any], *, trusted: bool) ->
     check_profiles([profile], [record.tensor_role for record in manifest.inputs], where)
     folders = [bundle.path / LIBRARY_FOLDER] if trusted else []
     ready = ready_provider(where, int(given.get("device_id", 0)), *folders)
+    check_plugins(ready, bundle.path / manifest.plugin_model, where)
     context = manifest.ep_context if trusted else None
     if context is not None:
         require_context(context, where, version=ready.version, capability=ready.device.capability)
