@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from raggedrt.graph_passes.attention_host import AttentionHost
 from raggedrt.graph_passes.axes.rule import PackingRefused
-from raggedrt.graph_passes.masks.bias import DISTANCE, MaskBias
+from raggedrt.graph_passes.masks.bias import ALIBI, DISTANCE, MaskBias
+from raggedrt.graph_passes.masks.pairs import OWN, PADDED
+from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.tape import Tape
 from raggedrt.graph_passes.sites.site import AttentionSite, MaskTerm
 
@@ -24,19 +27,45 @@ class SiteBias:
     bias: MaskBias
 
 
-def why_not_passed(biases: Sequence[SiteBias]) -> str | None:
-    """The reason why biases cannot be handed to the op, or None."""
+def why_not_passed(biases: Sequence[SiteBias], spec: MaskSpec) -> str | None:
+    """The reason why biases cannot be handed to the op beside a mask, or None."""
     for found in biases:
-        if found.term.factor != 1.0:
+        if found.bias.kind == ALIBI:
+            if (reason := _why_no_slopes(found.bias, biases, spec)) is not None:
+                return reason
+        elif found.term.factor != 1.0:
             return f"{found.bias.describe()} is multiplied by {found.term.factor:g} after it was added"
-    kinds = [found.bias.kind for found in biases]
+    kinds = [found.bias.kind for found in biases if found.bias.kind != ALIBI]  # slopes add up
     return None if len(kinds) == len(set(kinds)) else "more than one bias of a kind is added"
+
+
+def _why_no_slopes(bias: MaskBias, biases: Sequence[SiteBias], spec: MaskSpec) -> str | None:
+    """The op takes slopes by distance, and it has one kind of positions for all that compares them."""
+    analytic = spec.analytic()
+    if not spec.causal:
+        return f"it adds {bias.describe()} to keys on both sides of the query, where that is no slope by distance"
+    narrow = analytic is None or analytic.narrows
+    others = any(found.bias.kind != ALIBI or found.bias.of != bias.of for found in biases)
+    if others or (bias.of == OWN and spec.of == PADDED and narrow):
+        return f"it adds {bias.describe()}, beside what compares slots ({spec.describe()})"
+    if bias.of == PADDED and spec.of == OWN and narrow:
+        return f"it adds {bias.describe()}, beside a mask of own tokens ({spec.describe()})"
+    return None
+
+
+def counts_own_tokens(biases: Sequence[SiteBias]) -> bool:
+    """Whether a bias compares positions that count a row's own tokens."""
+    return any(found.bias.kind == ALIBI and found.bias.of == OWN for found in biases)
 
 
 def bias_operands(site: AttentionSite, biases: Sequence[SiteBias], region: AttentionHost) -> dict[str, ir.Value | None]:
     """`distance_bias` [1|N, 2S-1] or `bias` [1|B, 1|N, S, S], computed by the original graph for the call's length."""
     operands: dict[str, ir.Value | None] = {}
+    if slopes := [found for found in biases if found.bias.kind == ALIBI]:
+        operands["alibi_slopes"] = _slopes(site, slopes, region.tape)
     for found in biases:
+        if found.bias.kind == ALIBI:
+            continue
         value = region.exact(found.term.value, site.anchor)
         axes = region.analysis.axes_of(found.term.value)
         rank = len(axes) if axes is not None else len(value.shape) if value.shape is not None else None
@@ -52,6 +81,14 @@ def bias_operands(site: AttentionSite, biases: Sequence[SiteBias], region: Atten
         else:
             operands["bias"] = value
     return operands
+
+
+def _slopes(site: AttentionSite, terms: Sequence[SiteBias], tape: Tape) -> ir.Value:
+    """Float32 [N]."""
+    total = np.zeros(site.num_heads, dtype=np.float64)
+    for found in terms:
+        total += found.bias.values.astype(np.float64) * found.term.factor
+    return tape.array(total.astype(np.float32), f"{terms[0].term.value.name}_slopes")
 
 
 def by_distance(bias: ir.Value, tape: Tape, stem: str) -> ir.Value:

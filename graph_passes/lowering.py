@@ -10,7 +10,7 @@ import onnx_ir as ir
 from raggedrt.graph_passes.attention_host import AttentionHost
 from raggedrt.graph_passes.axes.atoms import Kind, axis_of
 from raggedrt.graph_passes.axes.rule import PackingRefused, packed_axes, packed_axis_number
-from raggedrt.graph_passes.biases import SiteBias, bias_operands, why_not_passed
+from raggedrt.graph_passes.biases import SiteBias, bias_operands, counts_own_tokens, why_not_passed
 from raggedrt.graph_passes.disentangled import disentangled_operands, why_not_by_distance
 from raggedrt.graph_passes.masks.explain import MaskExplanation, explain_mask
 from raggedrt.graph_passes.masks.inputs import GraphInputs, MaskAxes
@@ -128,7 +128,7 @@ def why_not_served(
         return f"the target's op library lacks {missing.name} (its mask: {seen})"
     if spec.analytic() is None and tile_form(spec) is None:
         return f"its mask has neither a form in attributes nor one in tiles ({spec.describe()})"
-    if (reason := why_not_passed(biases)) is not None:
+    if (reason := why_not_passed(biases, spec)) is not None:
         return reason
     sizes = (site.head_size, site.value_head_size)
     if any(size % capability.head_size_multiple or size > capability.max_head_size for size in sizes):
@@ -178,7 +178,8 @@ def lower_site(site: AttentionSite, spec: MaskSpec, biases: Sequence[SiteBias], 
     if plan.kept or by_position or biases or site.disentangled:
         # A kept slot is a query without being a key, and distances and positions are those of the padded row; without
         # either, packed order says all that causality and a mask of own tokens need.
-        places = plan.own_positions if spec.of == OWN else (plan.position, plan.key_position)
+        own = spec.of == OWN or counts_own_tokens(biases)
+        places = plan.own_positions if own else (plan.position, plan.key_position)
         inputs |= dict(zip(("positions_q", "positions_k"), places, strict=True))
     inputs |= bias_operands(site, biases, region) | disentangled_operands(site, region) | mask_inputs
     if site.sink is not None:

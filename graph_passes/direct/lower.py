@@ -48,7 +48,7 @@ def lower_unpacked(job: DirectJob) -> set[ir.Node]:
         try:
             reason = why_not_direct(site, mask, batch, job.target)
             if reason is None:
-                lowered[site.anchor] = {site.output: lower_directly(site, mask, batch, padding)}
+                lowered[site.anchor] = {site.output: lower_directly(site, mask, batch, padding), **site.cache}
         except PackingRefused as refusal:
             reason = refusal.reason
         if reason is not None and (mask.kept is not None or not _is_standard(site.anchor)):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.rule import PackingRefused
-from raggedrt.graph_passes.biases import bias_operands
+from raggedrt.graph_passes.biases import bias_operands, counts_own_tokens
 from raggedrt.graph_passes.direct.gains import why_no_gain
 from raggedrt.graph_passes.direct.mask_bias import Sides, added_bias, square
 from raggedrt.graph_passes.direct.operands import RowSource
@@ -117,6 +117,8 @@ def lower_directly(site: AttentionSite, mask: SiteMask, batch: PaddedBatch, padd
     heads, kv_heads = (1, 1) if site.query.layout == MERGED else (site.num_heads, site.kv_num_heads)
     if site.query.layout == MERGED and (mask.biases or spec.padding or site.sink is not None):
         raise PackingRefused(site.anchor, "batch and heads share an axis, and its mask or bias tells them apart")
+    if counts_own_tokens(mask.biases):
+        raise PackingRefused(site.anchor, "its bias counts a row's own tokens (ALiBi), and rows here are of slots")
     query, key, value = _sources(site, batch)
     queries = batch.rows = batch.rows_of(query)
     keys = queries if _equal_lengths(site, batch) else batch.rows_of(key)

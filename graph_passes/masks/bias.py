@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from raggedrt.graph_passes.masks.extract import MaskRefused
+from raggedrt.graph_passes.masks.pairs import OWN, PADDED
 from raggedrt.plugins.contract.abi import Feature
 
 FloatArray = npt.NDArray[np.float32]
 
-DISTANCE, DENSE = "distance", "dense"
+DISTANCE, DENSE, ALIBI = "distance", "dense", "alibi"
+_FEATURES = {DISTANCE: Feature.DISTANCE_BIAS, DENSE: Feature.BIAS, ALIBI: Feature.ALIBI}
 MAX_ELEMENTS = 2**26
 """Largest bias of one evaluation."""
 
@@ -24,28 +26,34 @@ class MaskBias:
     """What is added to the scores of visible pairs, whatever the padding.
 
     Attributes:
-        kind: `distance` (one number per head and key - query, at every length) or `dense`.
+        kind: `distance` (one number per head and key - query, at every length), `alibi` (a slope per head times the
+            key's place) or `dense`.
         values: as it was probed, 0 where no key is ever visible. distance: float32 [1|N, 2 length - 1] by key - query,
-            distance 0 in the middle. dense: float32 [1, 1|N, length, length].
+            distance 0 in the middle. alibi: float32 [1|N]. dense: float32 [1, 1|N, length, length].
         length: tokens at which it was probed.
+        of: what places of `alibi` count: slots of the padded row, or the valid tokens of a row.
     """
 
     kind: str
     values: FloatArray
     length: int
+    of: str = PADDED
 
     @property
     def heads(self) -> int:
         """Heads that it tells apart; 1: all alike."""
-        return int(self.values.shape[0 if self.kind == DISTANCE else 1])
+        return int(self.values.shape[1 if self.kind == DENSE else 0])
 
     @property
     def feature(self) -> Feature:
         """The bit that adding it needs."""
-        return Feature.DISTANCE_BIAS if self.kind == DISTANCE else Feature.BIAS
+        return _FEATURES[self.kind]
 
     def describe(self) -> str:
         """In words."""
+        if self.kind == ALIBI:
+            places = "own tokens" if self.of == OWN else "slots"
+            return f"a slope per head over {places} (ALiBi), {self.heads} heads"
         by = "by distance" if self.kind == DISTANCE else "by query and key"
         return f"a bias {by}, {'for all heads alike' if self.heads == 1 else f'{self.heads} heads'}"
 

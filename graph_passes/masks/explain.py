@@ -15,6 +15,7 @@ from raggedrt.graph_passes.masks.fit import fitted_specs, frozen_specs, sight_of
 from raggedrt.graph_passes.masks.formula import Formula, Unreadable
 from raggedrt.graph_passes.masks.grammar import opset_of, read_mask
 from raggedrt.graph_passes.masks.inputs import GraphInputs, MaskAxes, Polarity
+from raggedrt.graph_passes.masks.key_slopes import explain_key_slopes
 from raggedrt.graph_passes.masks.probe import ProbeResult, probe_mask
 from raggedrt.graph_passes.masks.prove import Undecided, same_everywhere, same_meaning
 from raggedrt.graph_passes.masks.samples import agrees, full_rows
@@ -68,6 +69,14 @@ def explain_mask(
     inputs = with_fixed_sequence(mask, graph_inputs)
     try:
         graph = extract_mask(mask)
+        if polarity is Polarity.ADDITIVE:
+            slopes = explain_key_slopes(graph, axes, inputs, opset_of(mask))
+            if slopes is not None:
+                return MaskExplanation(MaskSpec(), bias=slopes, probed_lengths=(slopes.length,))
+        if axes is MaskAxes.MERGED_HEADS_KEYS:
+            return MaskExplanation(
+                None, "what is added where batch and heads share an axis is no slope per head (ALiBi)"
+            )
         formula = _formula(graph, polarity, axes, inputs)
         read, decided = (None, False) if formula is None else read_spec(formula, inputs.sequence)
         if formula is not None and read is None and decided and inputs.sequence is None:  # its values say only less

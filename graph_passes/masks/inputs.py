@@ -30,6 +30,8 @@ class MaskAxes(enum.Enum):
     """Contrib ops' key_padding_mask and raw mask_index [batch, keys]."""
     BATCH_QUERIES_KEYS = "bqk"
     """Contrib Attention's mask_index [batch, queries, keys]."""
+    MERGED_HEADS_KEYS = "mqk"
+    """[batch * heads, 1, keys]: a number per head and key that is added where batch and heads share an axis (ALiBi)."""
     KEY_LENGTHS = "b"
     """Contrib Attention's mask_index [batch]: keys 0 <= k < length are visible."""
 

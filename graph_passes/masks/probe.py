@@ -28,6 +28,10 @@ class DoesNotRun(Exception):  # noqa: N818 - control flow: this length or value 
     """The mask's sub-graph fails on a feed; the text is the first line of the runtime's message."""
 
 
+class WrongSize(MaskRefused):
+    """The mask has sizes of something else than the row's length."""
+
+
 Evaluate = Callable[[Feed], npt.NDArray[Any]]
 
 
@@ -58,16 +62,18 @@ def probe_mask(graph: MaskGraph, polarity: Polarity, axes: MaskAxes, inputs: Gra
     lengths, unprobed = probe_lengths(graph, inputs)
     samples: list[Sample] = []
     ran: list[int] = []
-    failure: DoesNotRun | None = None
+    failure: DoesNotRun | WrongSize | None = None
     for length in lengths:
         try:
             found = _samples_at(graph, polarity, axes, inputs, length, evaluate)
-        except DoesNotRun as error:
+        except (DoesNotRun, WrongSize) as error:  # scores of that length could not be added to a mask of another
             failure = error
             continue
         samples += found
         ran.append(length)
     if len(ran) < min(MIN_LENGTHS, len(lengths)):
+        if isinstance(failure, WrongSize):
+            raise failure
         raise MaskRefused(f"its sub-graph does not run on its own: {failure}")
     # A constant none of whose lengths ran was not probed either.
     lost = [c for c in graph.thresholds() if inputs.sequence is None and not {c + 1, 2 * c + 3} & set(ran)]
@@ -174,7 +180,7 @@ def sample_of(padding: npt.NDArray[np.int64], mask: npt.NDArray[Any], polarity: 
     sizes = {"b": batch, "n": None, "q": length, "k": length}
     for label, size in zip(labels, keep.shape, strict=True):
         if size not in (1, sizes[label]) and sizes[label] is not None:
-            raise MaskRefused(
+            raise WrongSize(
                 f"its {label} axis has size {size} where {sizes[label]} or 1 is expected "
                 "(queries and keys of different length are not understood)"
             )

@@ -7,13 +7,14 @@ import dataclasses
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
-from raggedrt.graph_passes.axes.atoms import Axes
+from raggedrt.graph_passes.axes.atoms import Axes, Kind
 from raggedrt.graph_passes.axes.views import permutation
-from raggedrt.graph_passes.masks.inputs import Polarity
+from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
 from raggedrt.graph_passes.sites.mask_terms import scalar
 from raggedrt.graph_passes.sites.site import DisentangledTerm, MaskTerm
 
 _SWAPPED = (0, 2, 1)
+_BATCH_AND_HEADS = [Kind.BATCH, Kind.FEATURE]
 
 
 def only_regroups(reshape: ir.Node, analysis: AxisAnalysis) -> bool:
@@ -26,8 +27,15 @@ def only_regroups(reshape: ir.Node, analysis: AxisAnalysis) -> bool:
 
 
 def unmerged(term: MaskTerm, analysis: AxisAnalysis) -> MaskTerm | None:
-    """A mask that was built with a head axis of its own and then merged, as it was before."""
-    node = term.value.producer()
+    """A mask that was built with a head axis of its own and then merged, as it was before, or a number per key."""
+    node, merged = term.value.producer(), analysis.axes_of(term.value)
+    if (
+        merged is not None
+        and len(merged) == 3
+        and not merged[1]
+        and [atom.kind for atom in merged[0]] == _BATCH_AND_HEADS
+    ):
+        return dataclasses.replace(term, axes=MaskAxes.MERGED_HEADS_KEYS)
     if node is None or node.op_type != "Reshape" or node.inputs[0] is None or not only_regroups(node, analysis):
         return None
     axes = analysis.axes_of(node.inputs[0])
