@@ -40,7 +40,7 @@ ADVICE: tuple[tuple[str, str], ...] = (
         "see the nodes at which the meaning of axes is lost",
     ),
     (r"cannot be laid out|merges (batch|slots)|pairs slots|no packed form", "keep [batch, sequence, ...] apart there"),
-    (r"\bpast\b|cache", "export the prefill without past_key_values (use_cache=False)"),
+    (r"\bpast\b|cache", "say --prefill, or export the prefill without past_key_values (use_cache=False)"),
     (r"op library lacks", "choose a target whose op library has it (raggedrt list targets)"),
     (r"element type", "export in one element type that the target serves (--dtype fp32 or fp16)"),
     (

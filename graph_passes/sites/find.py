@@ -11,6 +11,7 @@ from raggedrt.graph_passes.axes.atoms import Atom, Axes
 from raggedrt.graph_passes.masks.inputs import GraphInputs
 from raggedrt.graph_passes.sites import decomposed, fused_ops
 from raggedrt.graph_passes.sites.by_shape import fused_by_shape
+from raggedrt.graph_passes.sites.lost import where_axes_are_lost
 from raggedrt.graph_passes.sites.site import AttentionSite, NotThisForm, UnknownSite
 
 
@@ -61,16 +62,24 @@ class _Finder:
         try:
             site = matcher(anchor, analysis)
         except NotThisForm as miss:
-            site = fused_by_shape(node, analysis, miss.reason) if key == ("", "Attention") else None
+            reason = _with_origin(miss.reason, node, analysis)
+            site = fused_by_shape(node, analysis, reason) if key == ("", "Attention") else None
             if site is not None:
                 self.known.append(site)
                 return
-            self.unknown.append(UnknownSite(anchor, miss.form, miss.reason))
+            self.unknown.append(UnknownSite(anchor, miss.form, reason))
             return
         if site is not None:
             self.known.append(site)
-            if site.unpackable is None:
+            if site.unpackable is not None:
+                site.unpackable = _with_origin(site.unpackable, node, analysis)
+            else:
                 analysis.axes[site.output] = _output_axes(site, analysis)
+
+
+def _with_origin(reason: str, node: ir.Node, analysis: AxisAnalysis) -> str:
+    lost = where_axes_are_lost(node, analysis)
+    return reason if lost is None else f"{reason}; {lost}"
 
 
 def _output_axes(site: AttentionSite, analysis: AxisAnalysis) -> Axes | None:

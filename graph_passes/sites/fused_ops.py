@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
@@ -13,6 +13,7 @@ from raggedrt.graph_passes.axes.atoms import Axes
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
 from raggedrt.graph_passes.sites import torch_op
+from raggedrt.graph_passes.sites.caches import cache_reasons, is_used, present_outputs
 from raggedrt.graph_passes.sites.group_query import group_query_attention
 from raggedrt.graph_passes.sites.mask_terms import split_terms
 from raggedrt.graph_passes.sites.repeats import unrepeated
@@ -47,8 +48,8 @@ def _refused_inputs(node: ir.Node, names: dict[int, str]) -> list[str]:
     ]
 
 
-def _further_outputs(node: ir.Node) -> list[str]:
-    used = [o for o in node.outputs[1:] if o.uses() or o.is_graph_output()]
+def _further_outputs(node: ir.Node, cache: Mapping[ir.Value, ir.Value]) -> list[str]:
+    used = [output for output in node.outputs[1:] if output not in cache and is_used(output)]
     return [f"{node.op_type} also yields '{output.name}', which is used" for output in used]
 
 
@@ -82,9 +83,10 @@ def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
         sizes = [static_size(own, 2, form, "hidden size") for own in axes]
         query, key, value = (Operand(value, BSNH_FLAT) for value in operands)
         projections = _Projections(query, key, value, heads, kv_heads, sizes[0] // heads, sizes[2] // kv_heads)
+    past = {"past_key": _input(node, 4), "past_value": _input(node, 5)}
     mask = _input(node, 3)
     polarity = Polarity.BOOL_KEEP if mask is not None and mask.dtype is ir.DataType.BOOL else Polarity.ADDITIVE
-    unsupported = _refused_inputs(node, {4: "past_key", 5: "past_value", 6: "nonpad_kv_seqlen"})
+    unsupported = cache_reasons(form, past) + _refused_inputs(node, {6: "nonpad_kv_seqlen"})
     windows = [name for name in ("left_window_size", "right_window_size") if int_attribute(node, name, -1) >= 0]
     unsupported += [f"{form} has {name}" for name in windows]
     return _site(
@@ -94,7 +96,19 @@ def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
         [] if mask is None else [MaskTerm(mask, polarity)],
         unsupported,
         causal=bool(int_attribute(node, "is_causal", 0)),
+        cache={} if any(past.values()) else _presents(node, operands[1:], len(axes[0]), projections.kv_heads, analysis),
     )
+
+
+def _presents(
+    node: ir.Node, rows: list[ir.Value], rank: int, heads: int, analysis: AxisAnalysis
+) -> dict[ir.Value, ir.Value]:
+    """`present_key` and `present_value` where nothing came before: the operands, with an axis for the heads."""
+    if rank == 3:
+        return present_outputs(node, (1, 2), rows, heads, analysis)
+    found = {output: row for output, row in zip(node.outputs[1:3], rows, strict=False) if is_used(output)}
+    analysis.axes.update({output: analysis.axes_of(row) for output, row in found.items()})
+    return found
 
 
 def _with_head_axis(form: str, operands: list[ir.Value], axes: list[Axes], analysis: AxisAnalysis) -> _Projections:
@@ -117,6 +131,7 @@ def _site(
     unsupported: list[str],
     *,
     causal: bool,
+    cache: dict[ir.Value, ir.Value],
 ) -> AttentionSite:
     return AttentionSite(
         anchor=node,
@@ -134,7 +149,8 @@ def _site(
         softcap=_float(node, "softcap", 0.0),
         masks=split_terms(masks),
         causal=causal,
-        unsupported=unsupported + _further_outputs(node),
+        unsupported=unsupported + _further_outputs(node, cache),
+        cache=cache,
     )
 
 
@@ -153,7 +169,9 @@ def multi_head_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite
         values = _with_bias(node, values, bias, widths, analysis)
     masks = _contrib_masks(node, _input(node, 4), _input(node, 5), analysis)
     names = {6: "past_key", 7: "past_value", 8: "past_sequence_length", 9: "cache_indirection"}
-    return _contrib_site(node, form, values, widths, heads, masks, _refused_inputs(node, names))
+    reasons = cache_reasons(form, {name: _input(node, number) for number, name in names.items()})
+    cache = {} if reasons or not heads else present_outputs(node, (1, 2), values[1:], heads, analysis)
+    return _contrib_site(node, form, values, widths, heads, masks, reasons, cache)
 
 
 def attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
@@ -172,10 +190,11 @@ def attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
         projected = _insert(node, "Add", [projected, bias], analysis)
     values = _split(node, projected, widths, analysis)
     masks = _contrib_masks(node, _input(node, 3), _input(node, 5), analysis)
-    unsupported = _refused_inputs(node, {4: "past", 6: "past_sequence_length"})
+    unsupported = cache_reasons(form, {"past": _input(node, 4), "past_sequence_length": _input(node, 6)})
+    cache = {} if unsupported or not heads else present_outputs(node, (1,), values[1:], heads, analysis)
     if int_attribute(node, "do_rotary", 0):
         unsupported.append(f"{form} applies rotary embeddings itself (do_rotary)")
-    return _contrib_site(node, form, values, widths, heads, masks, unsupported)
+    return _contrib_site(node, form, values, widths, heads, masks, unsupported, cache)
 
 
 def _contrib_site(
@@ -186,12 +205,14 @@ def _contrib_site(
     heads: int,
     masks: list[MaskTerm],
     unsupported: list[str],
+    cache: dict[ir.Value, ir.Value],
 ) -> AttentionSite:
     if not heads or widths[0] != widths[1] or any(width % heads for width in widths):
         raise NotThisForm(form, f"hidden sizes {widths} do not divide into {heads} heads")
     query, key, value = (Operand(item, BSNH_FLAT) for item in values)
     projections = _Projections(query, key, value, heads, heads, widths[0] // heads, widths[2] // heads)
-    return _site(node, form, projections, masks, unsupported, causal=bool(int_attribute(node, "unidirectional", 0)))
+    causal = bool(int_attribute(node, "unidirectional", 0))
+    return _site(node, form, projections, masks, unsupported, causal=causal, cache=cache)
 
 
 def _contrib_masks(
@@ -267,6 +288,9 @@ UNKNOWN = {
         "the attention weights are quantised; quantise without the products of attention (nodes_to_exclude)"
     ),
     ("com.microsoft", "LongformerAttention"): "LongformerAttention is not read yet",
-    ("com.microsoft", "DecoderMaskedMultiHeadAttention"): "a decoding step with a cache is not read yet",
+    ("com.microsoft", "DecoderMaskedMultiHeadAttention"): (
+        "it is a decoding step, one query per row against a cache, where there is no padding to remove; export the "
+        "prefill, which attends by MultiHeadAttention or GroupQueryAttention"
+    ),
 }
 """Fused attention that is reported but not read, with the reason."""

@@ -121,7 +121,7 @@ def test_the_report_is_json_with_every_documented_field() -> None:
     pair = rewritten(build_encoder(EncoderSpec(head="two", kv_heads=2)))
     document = json.loads(json.dumps(pair.report.to_json()))
     assert {"passes", "attention", "refusals", "nodes_before", "nodes_after", "inputs", "outputs"} <= set(document)
-    assert [record["name"] for record in document["passes"]][:2] == ["clean", "spell_out_rotary"]
+    assert [record["name"] for record in document["passes"]][:2] == ["leave_out_empty_caches", "clean"]
     assert document["nodes_before"] == len(pair.original.graph.node)
     assert document["nodes_after"] == len(pair.ops)
     entry = document["attention"][0]

@@ -202,3 +202,18 @@ def test_position_ids_beside_rotary_tables_are_refused() -> None:
     graph.layer(0, position_ids=graph.op.CumSum(graph.mask, graph.ints(1)), **graph.tables())
     with pytest.raises(FeatureError, match="position_ids, of which it rotates a prompt by the very first"):
         rewritten(graph.closed(), features=("pack",))
+
+
+def test_lowered_by_itself_where_nothing_is_packed() -> None:
+    graph = Decoder(do_rotary=1)
+    for number in range(LAYERS):
+        graph.layer(number, **graph.tables())
+    pair = rewritten(graph.closed(presents=True), features=("sparse",))
+    assert "GroupQueryAttention" not in pair.ops
+    filled = MASK.any(axis=1)
+    feed = {name: values[filled] for name, values in _feed().items()}
+    want, got = run(plain_session(pair.original), feed), run(ort_session(pair.model, native=False), feed)
+    valid = MASK[filled] != 0
+    for name, values in want.items():
+        order = (0, 1, 2) if values.ndim == 3 else (0, 2, 1, 3)
+        assert_close(got[name].transpose(order)[valid], values.transpose(order)[valid], FP32, name)
