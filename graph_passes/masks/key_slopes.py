@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from raggedrt.export.widen import is_narrow
-from raggedrt.graph_passes.masks.bias import ALIBI, FloatArray, MaskBias
+from raggedrt.graph_passes.masks.bias import ALIBI, MaskBias
 from raggedrt.graph_passes.masks.extract import MaskGraph, MaskRefused, mask_model
 from raggedrt.graph_passes.masks.feeds import SMALL_LENGTHS, probes
 from raggedrt.graph_passes.masks.inputs import GraphInputs, MaskAxes
@@ -27,7 +27,8 @@ MIN_LENGTHS = 3
 RELATIVE_ERROR = 2e-6
 """Of a product of two float32 numbers and a sum, with some room."""
 
-_Rows = list[tuple[npt.NDArray[np.int64], FloatArray]]
+_Numbers = npt.NDArray[np.float64]
+_Rows = list[tuple[npt.NDArray[np.int64], _Numbers]]
 """Padding masks [B, S] and what is added to their keys, [B, N, S]."""
 
 
@@ -83,7 +84,7 @@ def _rows_at(graph: MaskGraph, axes: MaskAxes, inputs: GraphInputs, length: int,
     return rows
 
 
-def _by_key(value: npt.NDArray[np.generic], axes: MaskAxes, batch: int) -> FloatArray | None:
+def _by_key(value: npt.NDArray[np.generic], axes: MaskAxes, batch: int) -> _Numbers | None:
     """[B|1, N, S] of finite numbers; None where queries differ or there is nothing of the kind."""
     if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
         return None
@@ -99,7 +100,7 @@ def _by_key(value: npt.NDArray[np.generic], axes: MaskAxes, batch: int) -> Float
     return numbers if bool(np.isfinite(numbers).all()) else None
 
 
-def _slopes_of(padding: npt.NDArray[np.int64], values: FloatArray) -> npt.NDArray[np.float64] | None:
+def _slopes_of(padding: npt.NDArray[np.int64], values: _Numbers) -> npt.NDArray[np.float64] | None:
     """From the first row that has two tokens; None where nothing rises or falls."""
     for mask, row in zip(padding, values, strict=True):
         tokens = np.flatnonzero(mask)
@@ -109,7 +110,7 @@ def _slopes_of(padding: npt.NDArray[np.int64], values: FloatArray) -> npt.NDArra
     return None
 
 
-def _fits(slopes: npt.NDArray[np.float64], padding: npt.NDArray[np.int64], values: FloatArray, of: str) -> bool:
+def _fits(slopes: npt.NDArray[np.float64], padding: npt.NDArray[np.int64], values: _Numbers, of: str) -> bool:
     """Whether the keys of every row's tokens have what the slopes say, but for a number that they share."""
     places = (
         np.cumsum(padding, axis=1) - 1 if of == OWN else np.broadcast_to(np.arange(padding.shape[1]), padding.shape)
