@@ -120,6 +120,8 @@ class EngineRecord(Record):
     device_memory_bytes: int | None = None
     graph_sha256: Sha256
     plugins: PluginRecord | None = None
+    version_compatible: bool = False
+    hardware_compatibility: str = "none"
 
 
 class ContextRecord(Record):

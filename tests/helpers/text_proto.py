@@ -14,6 +14,7 @@ def parse_text_proto(text: str) -> dict[str, list[Any]]:
     Raises:
         ValueError: not in text format.
     """
+    text = re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
     tokens = _TOKEN.findall(text)
     if "".join(tokens) != re.sub(r'\s+(?=(?:[^"]*"[^"]*")*[^"]*$)', "", text):
         raise ValueError("a character that belongs to no token")
