@@ -8,7 +8,12 @@ from typing import Any
 
 import onnx
 
+from raggedrt.errors import TargetError
 from raggedrt.plugins.bundle.ep_context import EpContext, context_problem, ep_contexts
+from raggedrt.plugins.bundle.model_facts import load_proto
+from raggedrt.plugins.bundle.reader import Bundle
+from raggedrt.plugins.runtime.tensorrt_provider import require_context, require_tensorrt
+from raggedrt.plugins.tensorrt.libraries import load_tensorrt
 
 
 def context_facts(model: onnx.ModelProto, folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -17,6 +22,24 @@ def context_facts(model: onnx.ModelProto, folder: pathlib.Path) -> list[dict[str
     A place outside `folder` is not looked at.
     """
     return [_facts(context, folder) for context in ep_contexts(model)]
+
+
+def bundle_contexts(bundle: Bundle) -> list[dict[str, Any]]:
+    """The same of the compiled model that a bundle carries, and whether it runs here; empty where it has none."""
+    record = bundle.manifest.ep_context
+    if record is None:
+        return []
+    reason = None
+    try:
+        major, state = require_tensorrt(str(bundle.path))
+        capability = state.devices[0].capability
+        require_context(record, str(bundle.path), version=load_tensorrt(major), capability=capability)
+    except TargetError as error:
+        reason = str(error)
+    place = bundle.path / record.file
+    versions = {"sdk_version": record.sdk_version, "hardware": str(record.compute_capability)}
+    found = context_facts(load_proto(place), place.parent)
+    return [{**facts, **versions, "runs_here": reason is None, "why_not": reason} for facts in found]
 
 
 def _facts(context: EpContext, folder: pathlib.Path) -> dict[str, Any]:
@@ -53,4 +76,7 @@ def context_text(part: Mapping[str, Any]) -> str:
         place if not part["bytes"] else f"{place} ({part['bytes'] / 2**20:.1f} MiB)",
         part["problem"] or "",
     ]
-    return f"compiled by {made}: {part['partition']}, " + ", ".join(text for text in details if text)
+    line = f"compiled by {made}: {part['partition']}, " + ", ".join(text for text in details if text)
+    if "runs_here" not in part:
+        return line
+    return f"{line}\n" + ("runs here" if part["runs_here"] else f"does not run here: {part['why_not']}")

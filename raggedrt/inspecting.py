@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from raggedrt.advice import advice_for
-from raggedrt.context_facts import context_facts
+from raggedrt.context_facts import bundle_contexts, context_facts
 from raggedrt.drawing import draw_mask, file_name
 from raggedrt.engine_facts import bundle_engines, engine_file_facts, is_engine
 from raggedrt.errors import InputError, RaggedRTError
@@ -56,7 +56,7 @@ def inspect(
         of `raggedrt.model_summary` says), `environment` (versions), `bundle` (the manifest without its file list, None
         for a file), `engines` (the manifest's records with `layer_counts`, `runs_here` and `why_not`), `ep_contexts`
         (what ONNX Runtime compiled: `node`, `provider`, `partition`, `sdk_version`, `hardware`, `original`, `main`,
-        `embed_mode`, `file`, `bytes`, `present`, `problem`), `warnings`.
+        `embed_mode`, `file`, `bytes`, `present`, `problem`, in a bundle `runs_here` and `why_not`), `warnings`.
 
     Raises:
         InputError: it is no ONNX file or bundle. What parses and is no valid model is told as its `problem`.
@@ -86,6 +86,7 @@ def _bundle_facts(path: pathlib.Path) -> dict[str, Any]:
         "report": _with_advice(bundle.report),
         "bundle": manifest,
         "engines": bundle_engines(bundle),
+        "ep_contexts": bundle_contexts(bundle),
     }
 
 

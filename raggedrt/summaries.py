@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raggedrt.engine_text import profiles_text
 from raggedrt.tables import format_table
 
 SITE_COLUMNS = ("attention site", "form", "mask", "bias", "heads", "head size", "density", "lowered to")
@@ -129,6 +130,9 @@ def bundle_text(facts: Mapping[str, Any]) -> str:
         f"{facts['toolchain_version']}",
         f"source: {facts['source']['kind']} {facts['source']['description']}",
     ]
+    if facts.get("plugin_model") and not facts["engines"]:
+        lines.append(f"plugin form: {facts['plugin_model']}, for batches within this profile:")
+        lines.append(profiles_text(facts["profiles"]))
     table = format_table(("name", "is", "role", "dtype", "shape"), rows)
     return "\n".join(lines) + "\n\n" + table + "\n\n" + verification_text(facts["verification"])
 

@@ -41,7 +41,7 @@ def provider_bundle(
     )
     write_plugin_model(scratch / "model.onnx", scratch / PLUGIN_MODEL_NAME, ORT_PLUGIN_DOMAIN)
     contents: dict[str, Content] = {path.name: path.read_bytes() for path in scratch.iterdir()}
-    contents["report.json"] = json.dumps({"passes": []}).encode()
+    contents["report.json"] = json.dumps({"passes": [], "attention": []}).encode()
     facts: dict[str, Any] = {
         "target": "ort-trt",
         "plugin_model": PLUGIN_MODEL_NAME,

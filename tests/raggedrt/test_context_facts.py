@@ -9,6 +9,7 @@ import pytest
 
 import raggedrt
 from helpers.context_models import context_model, context_node
+from helpers.provider_bundles import ENGINE, provider_bundle
 from raggedrt.cli import main
 
 pytestmark = pytest.mark.none
@@ -63,3 +64,19 @@ def test_inspect_of_an_embedded_context(tmp_path: pathlib.Path) -> None:
     node = context_node(source="NvTensorRTRTXExecutionProvider", ep_cache_context=b"12345")
     (facts,) = raggedrt.inspect(context_model(tmp_path / "m.onnx", [node]))["ep_contexts"]
     assert (facts["provider"], facts["embed_mode"], facts["bytes"]) == ("NvTensorRTRTXExecutionProvider", 1, 5)
+
+
+def test_inspect_of_a_bundle_says_whether_what_was_compiled_runs_here(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    bundle = provider_bundle(tmp_path / "toy", engine=ENGINE)
+    (facts,) = raggedrt.inspect(bundle.path)["ep_contexts"]
+    assert (facts["sdk_version"], facts["hardware"], facts["file"]) == ("10.9.0", "89", ENGINE)
+    assert facts["runs_here"] == (facts["why_not"] is None)
+    assert main(["inspect", str(bundle.path), "-q"]) == 0
+    text = capsys.readouterr().out
+    assert "plugin form: model.trt.onnx, for batches within this profile" in text
+    assert "compiled by TensorrtExecutionProvider 10.9.0" in text
+    if not facts["runs_here"]:
+        assert "does not run here: " in text
