@@ -31,6 +31,7 @@ from raggedrt.graph_passes.report import Refusal, RewriteReport
 from raggedrt.graph_passes.rotary import spell_out_rotary
 from raggedrt.graph_passes.sites.by_shape import row_length
 from raggedrt.graph_passes.sites.find import Understanding, understand
+from raggedrt.graph_passes.slice_scatter import join_written_slices
 from raggedrt.graph_passes.views import collapse_views
 from raggedrt.plugins.bodies import attach_function_bodies
 from raggedrt.plugins.contract.capability import CAPABILITIES
@@ -174,6 +175,10 @@ def _respell(model: ir.Model, report: RewriteReport) -> None:
     if embeddings:
         infer_types(model)  # nothing behind an op without a schema had a type
     report.record("take_fused_products_apart").matched = take_fused_products_apart(model.graph)
+    joined = join_written_slices(model.graph)
+    report.record("join_written_slices").matched = joined
+    if joined:
+        common_passes.RemoveUnusedNodesPass()(model)
 
 
 def _understand(graph: ir.Graph, config: RewriteConfig, report: RewriteReport) -> Understanding:

@@ -79,6 +79,13 @@ class AxisAnalysis:
         atom = self.size_atom(size)
         return (atom,) if atom is not None else feature(size)  # of size one: none
 
+    def repeated_axis(self, size: Size) -> Axis:
+        """An axis along which nothing varies; `[B*S, ...]` has rows for slots, whatever the order of their numbers."""
+        if size == self.batch.size * self.token.size and self.batch.size.symbols and self.token.size.symbols:
+            return (self.batch, self.token)
+        atom = self.size_atom(size)
+        return (atom,) if atom is not None else feature(size, repeat=True)
+
     def _enter_constant(self, value: ir.Value) -> None:
         tensor = value.const_value
         if tensor is None:

@@ -83,6 +83,24 @@ class GatherElements:
         return source if source_axes is not None and len(source_axes) == 2 and not source_axes[0] else None
 
 
+class ScatterElements:
+    """Writes along one feature axis; data, indices and updates hold the same tokens (the routing of experts)."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        return [analysis.axes_of(node.inputs[0])]
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        operands = [value for value in node.inputs[:3] if value is not None]
+        axes = [require_axes(node, region.analysis.axes_of(value)) for value in operands]
+        number = int_attribute(node, "axis", 0) % len(axes[0])
+        for own in axes:
+            if [kinds(axis) for axis in own] != [kinds(axis) for axis in axes[0]]:
+                raise PackingRefused(node, "ScatterElements writes to elements of other tokens")
+            refuse_mixing(node, own, number)
+        packed = [region.full(value) for value in operands]
+        return region.emit(node, packed, {"axis": packed_axis_number(axes[0], number)})
+
+
 class GatherND:
     """A table look-up by index tuples. Reads of one slot per sequence are `packing/readers.py`'s."""
 
@@ -134,7 +152,7 @@ class Tile:
         if times is None or times == ONE:
             return None if times is None else axis
         if not axis:
-            return analysis.axis_of_size(times)
+            return analysis.repeated_axis(times)
         return None if kinds(axis) else feature(axis_size(axis) * times)
 
     def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
@@ -156,7 +174,7 @@ class ConstantOfShape:
         sizes = analysis.content_of(node.inputs[0])
         if sizes is None or any(size is None for size in sizes.elements):
             return [None]
-        return [tuple(analysis.axis_of_size(size) for size in sizes.elements if size is not None)]
+        return [tuple(analysis.repeated_axis(size) for size in sizes.elements if size is not None)]
 
     def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
         raise PackingRefused(node, "ConstantOfShape fills slots")
@@ -178,10 +196,7 @@ class Expand:
     def _axis(axis: Axis, size: Size | None, analysis: AxisAnalysis) -> Axis | None:
         if axis or size == ONE:
             return axis if axis or size == ONE else None
-        if size is None:
-            return None
-        atom = analysis.size_atom(size)
-        return (atom,) if atom is not None else feature(size, repeat=True)
+        return None if size is None else analysis.repeated_axis(size)
 
     def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
         source = node.inputs[0]

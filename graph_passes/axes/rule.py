@@ -37,6 +37,9 @@ class Packed(typing.Protocol):
     def packed(self, value: ir.Value) -> ir.Value:
         """The packed form of a value: no batch axis, tokens in place of slots."""
 
+    def full(self, value: ir.Value) -> ir.Value:
+        """The packed form of a value with a row for every token, where it may have one for all of them."""
+
     def exact(self, value: ir.Value, reader: ir.Node) -> ir.Value:
         """The value as the original graph has it, padded slots included; refuses where that is lost."""
 

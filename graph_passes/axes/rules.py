@@ -12,7 +12,16 @@ import onnx_ir as ir
 from raggedrt.graph_passes.axes.convolution import Conv
 from raggedrt.graph_passes.axes.elementwise import Elementwise
 from raggedrt.graph_passes.axes.fused import FusedAttention, StandardAttention
-from raggedrt.graph_passes.axes.lookup import ConstantOfShape, Expand, Gather, GatherElements, GatherND, Range, Tile
+from raggedrt.graph_passes.axes.lookup import (
+    ConstantOfShape,
+    Expand,
+    Gather,
+    GatherElements,
+    GatherND,
+    Range,
+    ScatterElements,
+    Tile,
+)
 from raggedrt.graph_passes.axes.products import Gemm, MatMul
 from raggedrt.graph_passes.axes.quantized import BlockQuantizedProduct, DynamicQuantize, Quantize, QuantizedProduct
 from raggedrt.graph_passes.axes.views import Flatten, Reshape, Squeeze, Transpose, Unsqueeze
@@ -55,6 +64,7 @@ RULES: dict[tuple[str, str], Rule] = {
     (_CONTRIB, "MatMulNBits"): BlockQuantizedProduct(),
     ("", "Range"): Range(),
     ("", "Reshape"): Reshape(),
+    ("", "ScatterElements"): ScatterElements(),
     ("", "Slice"): Slice(),
     ("", "SimplifiedLayerNormalization"): Normalization(),
     ("", "Split"): Split(),

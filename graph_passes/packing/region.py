@@ -326,6 +326,19 @@ class PackedRegion:
                 output.shape = ir.Shape(packed_shape(axes))
         return list(new.outputs)
 
+    def full(self, value: ir.Value) -> ir.Value:
+        """The packed form of a value with a row for every token, where it may have one for all of them."""
+        form, axes = self.packed(value), self.analysis.axes_of(value) or ()
+        tokens = self.tape.op("Shape", [self.plan.token_index], stem="tokens", dtype=ir.DataType.INT64, shape=[1])
+        sizes = []
+        for axis in packed_axes(axes):
+            static = axis_size(axis).static
+            if not has((axis,), Kind.TOKEN) and static is None:
+                raise PackingRefused(_reader(value), f"'{value.name}' has an axis whose size is known only at run time")
+            sizes.append(tokens if has((axis,), Kind.TOKEN) else self.tape.vector([static or 0]))
+        shape = self.tape.op("Concat", sizes, {"axis": 0}, stem="full_shape", shape=[len(sizes)])
+        return self.tape.op("Expand", [form, shape], stem=f"{value.name}_full", shape=packed_shape(axes))
+
     def gather(self, node: ir.Node, table: ir.Value, indices: ir.Value) -> ir.Value:
         """`table[indices]` along the first axis, with the packed shape of the node's output."""
         axes = require_axes(node, self.analysis.axes_of(node.outputs[0]), "the output")

@@ -152,6 +152,15 @@ def _elements(g: Attended) -> ir.Value:
     return g.op.GatherElements(g.y, g.op.ArgMax(g.y, axis=2, keepdims=1), axis=2)
 
 
+def _routed(g: Attended) -> ir.Value:
+    """Each token's two largest features marked on zeros of the whole batch: how experts are chosen."""
+    rows = g.op.Reshape(g.y, g.ints([-1, WIDTH]))
+    chosen = g.op.op_multi_out("TopK", [rows, g.ints([2])], {"axis": 1}, num_outputs=2)[1]
+    marks = g.op.ConstantOfShape(g.op.Shape(chosen), value=ir.tensor(np.ones(1, np.float32)))
+    routing = g.op.ScatterElements(g.op.Expand(g.number(0.0), g.op.Shape(rows)), chosen, marks, axis=1)
+    return g.op.Reshape(g.op.Mul(rows, routing), g.op.Shape(g.y))
+
+
 def _table_by_tuple(g: Attended) -> ir.Value:
     """A table row per token, by an index of one element."""
     return g.op.GatherND(g.weight(WIDTH, 5), g.op.ArgMax(g.y, axis=2, keepdims=1))
@@ -234,6 +243,7 @@ CASES: dict[tuple[str, str], Build] = {
     (CONTRIB, "MatMulNBits"): _four_bits,
     ("", "Range"): _positions,
     ("", "Reshape"): _reshaped,
+    ("", "ScatterElements"): _routed,
     ("", "SimplifiedLayerNormalization"): lambda g: g.op.SimplifiedLayerNormalization(g.y, g.weight(WIDTH), axis=-1),
     ("", "Slice"): lambda g: g.op.Slice(g.y, g.ints([12]), g.ints([2]), g.ints([-1]), g.ints([-3])),
     ("", "Split"): _split,
@@ -288,6 +298,9 @@ ALONG_TOKENS: dict[tuple[str, str], tuple[Build, str]] = {
     ("", "Gather"): (lambda g: g.op.Gather(g.y, g.ints([0, 2]), axis=1), "Gather reads padded slots"),
     ("", "GatherElements"): (
         lambda g: g.op.GatherElements(g.y, g.op.ArgMax(g.y, axis=2, keepdims=1), axis=1), "GatherElements"),
+    ("", "ScatterElements"): (
+        lambda g: g.op.ScatterElements(g.y, g.op.ArgMax(g.y, axis=2, keepdims=1), g.op.Relu(
+            g.op.Slice(g.y, g.ints([0]), g.ints([1]), g.ints([2]))), axis=1), "ScatterElements"),
     ("", "GatherND"): (
         lambda g: g.op.GatherND(g.y, g.op.ArgMax(g.y, axis=2, keepdims=1), batch_dims=1), "GatherND takes tokens"),
     ("", "Gemm"): (
