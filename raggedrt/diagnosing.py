@@ -10,13 +10,21 @@ import pathlib
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from raggedrt import progress
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.contract.abi import ABI_VERSION
 from raggedrt.plugins.runtime.cuda_device import cuda_state
-from raggedrt.plugins.tensorrt.flavour import FLAVOURS, Flavour, gpu_capabilities, installed_version
+from raggedrt.plugins.tensorrt.flavour import (
+    FLAVOURS,
+    Flavour,
+    gpu_capabilities,
+    installed_version,
+    parse_capabilities,
+    require_builder,
+)
 from raggedrt.targets import TARGETS
 from raggedrt.version import __version__
 
@@ -242,11 +250,15 @@ def _builder_state(flavour: Flavour) -> str:
     if version is None:
         return "not installed"
     polygraphy = f"Polygraphy {_package_version('polygraphy')}"
-    return f"{version}, {polygraphy}, builds for compute capability {', '.join(map(str, flavour.capabilities))}"
+    built_for = ", ".join(map(str, flavour.capabilities)) or "of the GPU present"
+    return f"{version}, {polygraphy}, builds for compute capability {built_for}"
 
 
 def _engine_state(flavour: Flavour) -> tuple[str, str]:
     """Whether engines can be built here, and what else is missing."""
+    if flavour.plugins:
+        missing = list(_missing_for_plugins(flavour))
+        return "no" if missing else "yes", "; ".join(missing)
     if installed_version(flavour) is None:
         return "no", f"{flavour.product} and Polygraphy (pip install 'raggedrt[{flavour.extra}]')"
     notes = [f"has no {op} ({reason})" for op, reason in flavour.lacks.items()]
@@ -255,6 +267,23 @@ def _engine_state(flavour: Flavour) -> tuple[str, str]:
         known = ", ".join(map(str, flavour.capabilities))
         notes.insert(0, f"builds, but runs only where there is a GPU of compute capability {known}")
     return "yes", "; ".join(notes)
+
+
+def _missing_for_plugins(flavour: Flavour) -> Iterator[str]:
+    """What a product lacks here that builds on the GPU and calls our plugins while it does."""
+    from raggedrt.plugins.tensorrt.engine_plugins import plugins_for, require_pack
+
+    version = installed_version(flavour)
+    try:
+        plugins_for(require_builder(flavour))
+    except TargetError as error:
+        yield str(error).removeprefix(f"target {flavour.target}: ")
+    if version is None and _plugins_state().startswith("none"):
+        yield "the TensorRT plugins (raggedrt doctor --build-plugins)"
+    try:
+        require_pack(parse_capabilities(flavour, None)[0], ())
+    except (TargetError, InputError) as error:
+        yield str(error).removeprefix(f"target {flavour.target}: ")
 
 
 def _library_state() -> str:

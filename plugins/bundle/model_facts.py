@@ -15,19 +15,25 @@ from raggedrt.errors import InputError
 from raggedrt.plugins.bundle.paths import regular_file
 from raggedrt.plugins.contract.op_definition import DOMAIN
 
+ARCHIVE = b"PK\x03\x04"
+"""How a zip file begins."""
 OPS_METADATA = "raggedrt.ops"
 """Key of `metadata_props`: a JSON object with the count of every raggedrt op, written by the last pass."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OpNode:
-    """One node of domain `raggedrt`. `abi` and `features` are None where the attribute is missing."""
+    """One node of domain `raggedrt`. `abi` and `features` are None where the attribute is missing.
+
+    `plugin_form`: as TensorRT takes it, without the inputs that are absent, so that no other runtime reads it right.
+    """
 
     name: str
     op_type: str
     abi: int | None
     features: int | None
     has_body: bool
+    plugin_form: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +79,11 @@ def parse_proto(data: bytes, where: str) -> onnx.ModelProto:
     Raises:
         InputError: the bytes are no ONNX model.
     """
+    if data[:4] == ARCHIVE:
+        raise InputError(
+            f"{where} is an archive, such as torch writes for programs (.pt2) and checkpoints, and not an ONNX model; "
+            "`raggedrt export` makes an ONNX file of a .pt2 program, and `convert` takes one as it is."
+        )
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -146,6 +157,7 @@ def _op_node(node: onnx.NodeProto, has_body: bool) -> OpNode:
         integers.get("abi"),
         integers.get("features"),
         has_body,
+        "present" in integers,
     )
 
 

@@ -24,6 +24,7 @@ def check_library(facts: ModelFacts, info: LibraryInfo, where: str, *, cuda: boo
         TargetError: a node has an ABI version, an op or a feature bit that the library does not know.
         InputError: a node lacks the attributes that say so.
     """
+    _refuse_plugin_form(facts, where)
     features = info.cuda_features if cuda else info.features
     for node in facts.nodes:
         _check_node(node, info, features, where)
@@ -35,6 +36,7 @@ def check_bodies(facts: ModelFacts, where: str) -> None:
     Raises:
         InputError: a node has none.
     """
+    _refuse_plugin_form(facts, where)
     for node in facts.nodes:
         if not node.has_body:
             raise InputError(
@@ -53,6 +55,16 @@ def warn_if_inlined(facts: ModelFacts, where: str) -> None:
                 "their function bodies, which run slower. Rewrite the model as the last step.",
                 stacklevel=4,
             )
+
+
+def _refuse_plugin_form(facts: ModelFacts, where: str) -> None:
+    """Its inputs stand in other places than the op library expects, which would give wrong values without an error."""
+    node = next((node for node in facts.nodes if node.plugin_form), None)
+    if node is not None:
+        raise InputError(
+            f"{where}: node {node.name!r} ({node.op_type}) is in the form of TensorRT's plugins, which ONNX Runtime "
+            "does not read; use the model that this one was made from (model.onnx of its bundle)."
+        )
 
 
 def _check_node(node: OpNode, info: LibraryInfo, features: Mapping[str, Feature], where: str) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import platform
 
 import pytest
 
 import raggedrt
 from raggedrt.cli import main
+from raggedrt.plugins.kernel_packs import lookup
+from raggedrt.plugins.tensorrt import flavour, libraries
+from raggedrt.plugins.tensorrt.libraries import PLUGINS_VARIABLE
 from raggedrt.targets import TARGETS
 
 pytestmark = pytest.mark.none
@@ -30,6 +34,25 @@ def test_the_cuda_row_says_what_running_needs(monkeypatch: pytest.MonkeyPatch) -
     assert "driver is not installed" in dict(found.facts)["CUDA driver"]
     row = next(row for row in found.targets if row[0] == "ort-cuda")
     assert row[1] == "no" or "does not run: the NVIDIA driver is not installed" in row[2]
+
+
+def test_the_tensorrt_row_says_all_that_building_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    monkeypatch.setenv(PLUGINS_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(libraries, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(lookup, "pack_cache", lambda: tmp_path)
+    monkeypatch.setattr(flavour, "gpu_capabilities", tuple)
+    monkeypatch.setattr(flavour, "installed_version", lambda _: "10.13.2.6")
+
+    def row() -> tuple[str, str, str]:
+        return next(row for row in raggedrt.doctor().targets if row[0] == "tensorrt")
+
+    assert row()[1] == "no"
+    assert "no TensorRT plugins for TensorRT 10 were found" in row()[2]
+    assert "this machine has no NVIDIA GPU" in row()[2]
+    monkeypatch.setattr(flavour, "gpu_capabilities", lambda: (90,))
+    assert "there is no kernel pack for compute capability 9.0" in row()[2]
+    monkeypatch.setattr(flavour, "installed_version", lambda _: "8.6.1")
+    assert "TensorRT 8.6.1 is installed, and 10.7 or later is needed" in row()[2]
 
 
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from raggedrt.plugins.bodies import attach_function_bodies
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.bundle.writer import BundleWriter
 from raggedrt.plugins.contract.op_definition import DOMAIN
+from raggedrt.plugins.runtime.ort import Native, ort_session
 from raggedrt.plugins.tensorrt.form import ORT_PLUGIN_DOMAIN, to_native
 from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, write_plugin_model
 
@@ -97,6 +98,14 @@ def test_every_value_has_a_type_and_a_rank(tmp_path: pathlib.Path) -> None:
     graph = onnx.load(tmp_path / PLUGIN_MODEL_NAME, load_external_data=False).graph
     known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.HasField("shape")}
     assert {name for node in graph.node for name in node.output if name} <= known
+
+
+@pytest.mark.parametrize("native", [False, "auto"])
+def test_onnx_runtime_does_not_take_it_for_the_native_model(native: Native, tmp_path: pathlib.Path) -> None:
+    """Inputs that are absent are left out, so every later one would be taken for another."""
+    written(rewritten(build_encoder(EncoderSpec()), target="tensorrt", io="ragged"), tmp_path, DOMAIN)
+    with pytest.raises(InputError, match=r"is in the form of TensorRT's plugins.*model\.onnx"):
+        ort_session(tmp_path / PLUGIN_MODEL_NAME, native=native)
 
 
 def test_a_bundle_vouches_for_it(tmp_path: pathlib.Path) -> None:
