@@ -36,16 +36,16 @@ def _gpu_present() -> bool:
 
 
 @cache
-def missing(need: str) -> str | None:
-    """Why tests of this need cannot run here, or None where they can."""
+def missing(need: str, product: str = "tensorrt-rtx") -> str | None:
+    """Why tests of this need cannot run here, or None where they can; `product`: what `tensorrt` tests need."""
     if need == "ort_cpu" and importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed (pip install 'raggedrt[cpu]')"
     if need == "emulated" and compiler() is None:
         return "no C++ compiler was found (install g++)"
     if need == "cuda" and not _gpu_present():
         return "no CUDA GPU here (nvidia-smi lists none)"
-    if need == "tensorrt" and installed_version(FLAVOURS["tensorrt-rtx"]) is None:
-        return "TensorRT for RTX or Polygraphy is not installed (pip install 'raggedrt[tensorrt-rtx]')"
+    if need == "tensorrt" and installed_version(FLAVOURS[product]) is None:
+        return f"{FLAVOURS[product].product} or Polygraphy is not installed (pip install 'raggedrt[{product}]')"
     return None
 
 
@@ -54,12 +54,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     needs: dict[str, str] = {}
     wrong: list[str] = []
     for item in items:
-        marks = [need for need in NEEDS if item.get_closest_marker(need)]
+        marks = [mark for need in NEEDS if (mark := item.get_closest_marker(need))]
         if len(marks) != 1:
-            wrong.append(f"  {item.nodeid}: {', '.join(marks) or 'no marker'}")
+            wrong.append(f"  {item.nodeid}: {', '.join(mark.name for mark in marks) or 'no marker'}")
             continue
-        needs[item.nodeid] = marks[0]
-        if reason := missing(marks[0]):
+        needs[item.nodeid] = marks[0].name
+        if reason := missing(marks[0].name, *marks[0].args):
             item.add_marker(pytest.mark.skip(reason=reason))
     if wrong:
         raise pytest.UsageError(f"each test needs exactly one marker of {', '.join(NEEDS)}:\n" + "\n".join(wrong))
