@@ -168,7 +168,8 @@ def _check_inputs(model: ir.Model) -> None:
         if not value.uses() and value not in outputs:
             raise InputError(
                 f"Input '{value.name}' has no effect on the exported graph. If the module really ignores it, leave it "
-                "out of example_inputs; if it does not, the exporter merged it with another or made it a constant."
+                "out of example_inputs (and out of a program's inputs); if it does not, the exporter merged it with "
+                "another, whose example was the same tensor, or made it a constant."
             )
 
 

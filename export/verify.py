@@ -13,10 +13,13 @@ import onnx_ir as ir
 from raggedrt.errors import InputError, RaggedRTError, TargetError
 from raggedrt.export.files import save_model
 from raggedrt.export.input_specs import input_specs
+from raggedrt.export.mask_polarity import refuse_inverted_mask
 from raggedrt.export.numerics import Arrays, Comparison, Runner, Tolerance, compare_results, runnable_cases
 from raggedrt.export.padding_cases import padding_cases
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from raggedrt.models.contract import ModelSource
 
 logger = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ def verify_export(
 
     Raises:
         NumericsError: An output is outside the tolerance.
-        InputError: The PyTorch module itself fails on the feeds.
+        InputError: The PyTorch module itself fails on the feeds, or its padding mask is inverted.
         TargetError: onnxruntime is not installed.
     """
     reason = _cannot_verify(source)
@@ -57,14 +60,24 @@ def verify_export(
         long_length=source.long_length,
         seed=seed,
     )
-    traced = max(int(size) for tensor in source.example_inputs.values() for size in tensor.shape)
     exported = onnx_runner(model)
-    runnable = runnable_cases(cases, eager_runner(source), sure_length=traced)
+    runnable = runnable_cases(cases, eager_runner(source), sure_length=_sure_length(source))
     results = [(case, wanted, exported(case.feeds)) for case, wanted in runnable]
     result = compare_results(results, tolerance=tolerance)
     for error in result.outputs:
         logger.info("%s: max abs error %.2g (%s)", error.output, error.max_abs, error.case)
+    if not result.passed and source.mask_input is not None:  # rows that hide everything are computed in many ways
+        refuse_inverted_mask(source.mask_input, cases, eager_runner(source))
     return result.require("ONNX against eager PyTorch")
+
+
+def _sure_length(source: ModelSource) -> int:
+    """The length that was traced must run; a program may by its own constraints refuse shorter ones."""
+    import torch
+
+    if isinstance(source.module, torch.export.ExportedProgram):
+        return 0
+    return max(int(size) for tensor in source.example_inputs.values() for size in tensor.shape)
 
 
 def _cannot_verify(source: ModelSource) -> str | None:
@@ -82,18 +95,14 @@ def eager_runner(source: ModelSource) -> Runner:
     """Returns a function that runs the PyTorch module on numpy arrays."""
     import torch
 
-    call: Any = source.module
-    positional = 0
-    if isinstance(source.module, torch.export.ExportedProgram):
-        positional = len((source.module.example_inputs or ((), {}))[0])
-        call = source.module.module()
+    call = _program_call(source.module) if isinstance(source.module, torch.export.ExportedProgram) else source.module
 
     def run(feeds: Arrays) -> Arrays:
-        tensors = {name: torch.from_numpy(feeds[name]) for name in source.example_inputs}
+        # Copies, for a module may change its inputs.
+        tensors = {name: torch.from_numpy(feeds[name].copy()) for name in source.example_inputs}
         with torch.inference_mode():
-            names = list(tensors)
             try:
-                result = call(*(tensors[n] for n in names[:positional]), **{n: tensors[n] for n in names[positional:]})
+                result = call(**tensors)
             except IndexError as error:  # an embedding that is smaller than the ids that were tried
                 largest = max(int(array.max()) for array in feeds.values() if array.size and array.dtype.kind == "i")
                 raise InputError(
@@ -101,12 +110,37 @@ def eager_runner(source: ModelSource) -> Runner:
                     "a config does not tell its vocabulary: have the factory return a raggedrt.ModelSource whose "
                     "example_inputs hold the largest id that the module takes."
                 ) from error
-        if isinstance(result, torch.Tensor):
-            result = (result,)
-        values = result.values() if isinstance(result, dict) else result
+        values = _tensors(result)
         return {name: value.detach().numpy() for name, value in zip(source.output_names, values, strict=True)}
 
     return run
+
+
+def _tensors(result: Any) -> list[Any]:
+    """The tensors of what a module returned, in the order of the exported outputs; None is no output."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    tree = list(result.values()) if isinstance(result, dict) else result  # output classes may not be registered
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _program_call(program: Any) -> Callable[..., Any]:
+    """Calls a program with its tensors by name; numbers and flags among its inputs are those of the export."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    leaves, form = pytree.tree_flatten(program.example_inputs)
+    module = program.module()
+
+    def call(**tensors: Any) -> Any:
+        given = iter(tensors.values())
+        args, kwargs = pytree.tree_unflatten(
+            [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], form
+        )
+        return module(*args, **kwargs)
+
+    return call
 
 
 def onnx_runner(model: str | os.PathLike[str] | ir.Model) -> Runner:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -36,7 +37,8 @@ def clean(model: ir.Model) -> None:
     )
     for step in steps:
         step(model)
-    optimizer.fold_constants(model, input_size_limit=FOLD_ELEMENTS, output_size_limit=FOLD_ELEMENTS)
+    with _without_folding_notes():
+        optimizer.fold_constants(model, input_size_limit=FOLD_ELEMENTS, output_size_limit=FOLD_ELEMENTS)
     drop_identities(model.graph)
     for step in (
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -47,6 +49,18 @@ def clean(model: ir.Model) -> None:
     ):
         step(model)
     infer_types(model)
+
+
+@contextlib.contextmanager
+def _without_folding_notes() -> Iterator[None]:
+    """A node that the reference evaluator cannot compute stays as it is, which is no news to a user."""
+    notes = logging.getLogger("onnxscript.optimizer._constant_folding")
+    level = notes.level
+    notes.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        notes.setLevel(level)
 
 
 def infer_types(model: ir.Model) -> None:

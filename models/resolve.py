@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from raggedrt.errors import InputError
 from raggedrt.models import checkpoint, hub
 from raggedrt.models.catalog import GENERIC, INPUT_DEFAULTS, adapter_for, position_limit
-from raggedrt.models.code_sources import call_factory, is_factory, load_program, weights_digest
+from raggedrt.models.code_sources import call_factory, is_factory, weights_digest
 from raggedrt.models.contract import ModelSource, ResolvedSource
 from raggedrt.models.onnx_file import onnx_digest
+from raggedrt.models.programs import load_program, program_source
 from raggedrt.models.sentence_transformers import load_head, read_modules
 from raggedrt.models.tasks import FEATURE_EXTRACTION, SENTENCE_EMBEDDING, Task, task_from_architectures, task_named
 
@@ -59,7 +60,7 @@ def resolve(
     if path.suffix == ".onnx" and not path.is_dir():
         return _from_onnx(path)
     if path.suffix == ".pt2" and not path.is_dir():
-        return _from_program(path, allow_pickle)
+        return _from_program(path, chosen, allow_pickle)
     if is_factory(text) and not path.exists():
         return _from_object(call_factory(text), text, chosen, dtype)
     if hub.is_hub_id(text):
@@ -161,12 +162,18 @@ def _from_object(value: Any, name: str, chosen: Task | None, dtype: str) -> Reso
 
     from raggedrt.models.wrap import DTYPES, in_dtype, source_in_dtype, wrap_module
 
+    if isinstance(value, torch.export.ExportedProgram):
+        if dtype != "fp32" or chosen is not None:
+            raise InputError(f"{name}: --dtype and --task apply to PyTorch modules; a program is fixed.")
+        model, limit = program_source(value, name)
+        return _program(model, limit, name, None, weights_digest(name, value))
     if not isinstance(value, (ModelSource, torch.nn.Module)):
         raise InputError(f"{name}: expected an nn.Module or a raggedrt.ModelSource, found {type(value).__name__}.")
     wanted = DTYPES[dtype]
     source = source_in_dtype(value, wanted) if isinstance(value, ModelSource) else None
-    module: nn.Module = source.module if source is not None else in_dtype(value, wanted)  # type: ignore[arg-type]
-    module.eval()
+    module: Any = source.module if source is not None else in_dtype(value, wanted)
+    if isinstance(module, torch.nn.Module):
+        module.eval()
     digest = weights_digest(name, module)
     config = getattr(value, "config", None)
     if source is None and hasattr(config, "model_type"):
@@ -179,7 +186,7 @@ def _from_object(value: Any, name: str, chosen: Task | None, dtype: str) -> Reso
     return ResolvedSource("torch", model, None, digest, description, input_defaults=_defaults(model.example_inputs))
 
 
-def _from_program(path: Path, allow_pickle: bool) -> ResolvedSource:
+def _from_program(path: Path, chosen: Task | None, allow_pickle: bool) -> ResolvedSource:
     """Loads a `.pt2` program if unpickling is permitted."""
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
@@ -188,13 +195,19 @@ def _from_program(path: Path, allow_pickle: bool) -> ResolvedSource:
             f"{path}: a .pt2 program is code (it contains pickled objects). Pass --allow-pickle (allow_pickle=True) if "
             "you trust where it is from."
         )
+    if chosen is not None:
+        logger.warning("%s: --task is left aside, for a program is exported as it is", path)
     model, limit = load_program(path)
+    return _program(model, limit, str(path), path, checkpoint.digest_of(path.parent, [path]))
+
+
+def _program(model: ModelSource, limit: int | None, name: str, path: Path | None, digest: str) -> ResolvedSource:
     return ResolvedSource(
         "pt2",
         model,
         path,
-        checkpoint.digest_of(path.parent, [path]),
-        f"torch.export program {path}: {', '.join(model.output_names)}",
+        digest,
+        f"torch.export program {name}: {', '.join(model.output_names)}",
         position_limit=limit,
         input_defaults=_defaults(model.example_inputs),
     )

@@ -101,8 +101,12 @@ def text_source(
     return ModelSource(module, examples, axes, tuple(outputs), long_length=long_length)
 
 
-def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def in_dtype(module: Any, dtype: torch.dtype) -> Any:
     """Returns the caller's own module where it has this dtype already, else a converted copy of it."""
+    if isinstance(module, torch.export.ExportedProgram):
+        if dtype != torch.float32:
+            raise InputError("--dtype applies to PyTorch modules; a torch.export program keeps its element types.")
+        return module
     if all(tensor.dtype == dtype for tensor in module.state_dict().values() if tensor.is_floating_point()):
         return module
     return copy.deepcopy(module).to(dtype)

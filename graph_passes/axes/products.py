@@ -33,6 +33,9 @@ class MatMul:
         left_axes = require_axes(node, region.analysis.axes_of(left), "the left operand")
         right_axes = require_axes(node, region.analysis.axes_of(right), "the right operand")
         refuse_mixing(node, left_axes, len(left_axes) - 1)
+        weight = _repeated_weight(right)
+        if weight is not None and left_axes[:-2] == right_axes[:-2]:
+            right, right_axes = weight, right_axes[-2:]
         if _row_by_row(left_axes, right_axes):
             rows = [region.aligned(left, (*output[:-1], left_axes[-1]))]
             return region.emit(node, [*rows, region.aligned(right, (*output[:-2], *right_axes[-2:]))])
@@ -52,6 +55,15 @@ def _row_by_row(left: Axes, right: Axes) -> bool:
     if has(matrices, Kind.BATCH) or has(matrices, Kind.TOKEN):
         return False
     return all(count(axes, Kind.TOKEN) == 1 and count(axes, Kind.BATCH) == 1 for axes in (left, right))
+
+
+def _repeated_weight(value: ir.Value) -> ir.Value | None:
+    """The matrix that is repeated along leading axes (`bmm` of programs that were decomposed), None for others."""
+    node = value.producer()
+    source = node.inputs[0] if node is not None and node.op_type == "Expand" else None
+    if source is None or source.const_value is None or len(source.const_value.shape) != 2 or value.shape is None:
+        return None
+    return source if list(value.shape)[-2:] == list(source.const_value.shape) else None
 
 
 class Gemm:
