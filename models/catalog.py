@@ -80,6 +80,9 @@ ADAPTERS: tuple[ModelAdapter, ...] = (
 
 GENERIC = ModelAdapter("any transformers model with input_ids and attention_mask", (), _WITH_TYPES, encoder=False)
 
+LENGTHS = ("max_position_embeddings", "max_seq_len")
+"""What configurations call the number of positions that they have a table for; MPT has the latter."""
+
 _BY_TYPE = {model_type: adapter for adapter in ADAPTERS for model_type in adapter.model_types}
 
 
@@ -90,7 +93,7 @@ def adapter_for(model_type: str) -> ModelAdapter:
 
 def position_limit(adapter: ModelAdapter, config: Any) -> int | None:
     """Returns the longest sequence the configuration allows, in tokens; None when it names no limit."""
-    rows = getattr(config, "max_position_embeddings", None)
+    rows = next((rows for name in LENGTHS if (rows := getattr(config, name, None)) is not None), None)
     if not isinstance(rows, int) or rows <= 0 or adapter.positions == "unlimited":
         return None
     if adapter.positions == "after_padding_id":
