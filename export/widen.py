@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from raggedrt.export.numerics import Arrays
+from raggedrt.export.rounding import keep_roundings, rounded_products
 
 NARROW, WIDE = ir.DataType.BFLOAT16, ir.DataType.FLOAT
 TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
@@ -24,16 +25,23 @@ TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 
 @contextlib.contextmanager
 def wide_file(path: str | os.PathLike[str]) -> Iterator[tuple[pathlib.Path, bool]]:
-    """A file that the CPU provider runs, and whether it was widened: a copy while the block lasts, or `path` itself."""
+    """A file that the CPU provider runs, and whether it was widened: a copy while the block lasts, or `path` itself.
+
+    It rounds products where a GPU does and the CPU provider would not.
+    """
     model = _load(path)
-    if model is None or not is_narrow(model):
+    narrow = model is not None and is_narrow(model)
+    products = [] if model is None else rounded_products(model)
+    if model is None or not (narrow or products):
         yield pathlib.Path(path), False
         return
     with tempfile.TemporaryDirectory(prefix="raggedrt-wide-") as folder:
         copy = pathlib.Path(folder) / "model.onnx"
-        widen(model)
+        if narrow:
+            widen(model)
+        keep_roundings(products, NARROW if narrow else None)
         ir.save(model, copy, external_data=f"{copy.name}.data")
-        yield copy, True
+        yield copy, narrow
 
 
 def _load(path: str | os.PathLike[str]) -> ir.Model | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 import shutil
@@ -15,6 +16,7 @@ from raggedrt.engine_check import check_engine_tensors, check_prepared, check_te
 from raggedrt.engine_inputs import graph_roles, takes_packed
 from raggedrt.engine_profiles import ShapeDemand, choose_profiles
 from raggedrt.engine_settings import Compatibility, EngineSettings, engine_settings
+from raggedrt.errors import NumericsError
 from raggedrt.onnx_files import OnnxFile, read_onnx
 from raggedrt.outputs import refuse_existing, refuse_input, staged, workspace
 from raggedrt.plugins.bundle.manifest import ENGINE_FOLDER, MANIFEST_NAME, EngineRecord, ManifestDraft, ShapeProfile
@@ -27,7 +29,7 @@ from raggedrt.plugins.tensorrt.engine_plugins import check_engine_demand, record
 from raggedrt.plugins.tensorrt.flavour import find_flavour
 from raggedrt.plugins.tensorrt.job import EngineJob
 from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, plan_without_mask, write_plugin_model
-from raggedrt.plugins.tensorrt.prepare import prepare
+from raggedrt.plugins.tensorrt.prepare import NARROW_PRODUCTS, has_narrow_attention, prepare
 from raggedrt.progress import step
 from raggedrt.provider_bundle import compile_bundle
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from raggedrt.graph_passes.report import RewriteReport
     from raggedrt.plugins.bundle.reader import Bundle
 
+LOGGER = logging.getLogger("raggedrt")
 REPORT_KEY = "engine"
 """Of `report.json`: what building the engine took."""
 ENGINE_NAME, LAYERS_NAME = "model.plan", "model.layers.json"
@@ -307,17 +310,33 @@ def _graph_for(
     settings: EngineSettings, file: OnnxFile, folder: pathlib.Path, inputs: Sequence[TensorRole], where: str
 ) -> pathlib.Path:
     """What the builder is handed: bodies in place of our ops, or our ops as plugins."""
-    with_plugins = find_flavour(settings.target).plugins
-    if with_plugins:
-        changed = plan_without_mask(file.model)
-    else:
-        changed = bool(file.model.functions)
-        prepare(file.model, where)
+    if not find_flavour(settings.target).plugins:
+        return _graph_of_bodies(file, folder, inputs, where)
+    changed = plan_without_mask(file.model)
     graph = folder / "model.onnx"
     ir.save(file.model, graph, external_data="model.onnx.data")
     if changed:
         check_prepared(file.path, graph, inputs)
-    if not with_plugins:
-        return graph
     write_plugin_model(graph, folder / PLUGIN_MODEL_NAME)
     return folder / PLUGIN_MODEL_NAME
+
+
+def _graph_of_bodies(file: OnnxFile, folder: pathlib.Path, inputs: Sequence[TensorRole], where: str) -> pathlib.Path:
+    """Bodies in place of our ops; 16-bit matrices are multiplied as such, unless scores are too large for that."""
+    changed, spare = bool(file.model.functions), file.model.clone() if has_narrow_attention(file.model) else None
+    graph = folder / "model.onnx"
+    prepare(file.model, where)
+    ir.save(file.model, graph, external_data="model.onnx.data")
+    if not changed:
+        return graph
+    try:
+        check_prepared(file.path, graph, inputs)
+        return graph
+    except NumericsError as error:
+        if spare is None:
+            raise
+        LOGGER.warning("%s: %s (%s)", where, NARROW_PRODUCTS, error)
+    prepare(spare, where, exact=True)
+    ir.save(spare, graph, external_data="model.onnx.data")
+    check_prepared(file.path, graph, inputs)
+    return graph

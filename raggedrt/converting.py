@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from raggedrt.approximation import is_imposed, sample_of, verify_imposed
 from raggedrt.building import build_in_bundle, engine_report, with_engine
 from raggedrt.engine_profiles import ShapeDemand
 from raggedrt.engine_settings import Compatibility, engine_settings
-from raggedrt.errors import InputError, TargetError
+from raggedrt.errors import InputError, NumericsError, TargetError
 from raggedrt.export.mask_polarity import refuse_inverted_mask
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET
 from raggedrt.manifests import draft_manifest, report_json
@@ -27,7 +28,7 @@ from raggedrt.plugins.contract.io_roles import Role
 from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
 from raggedrt.plugins.tensorrt.flavour import FLAVOURS
 from raggedrt.plugins.tensorrt.plugin_model import plan_without_mask
-from raggedrt.plugins.tensorrt.prepare import prepare
+from raggedrt.plugins.tensorrt.prepare import NARROW_PRODUCTS, has_narrow_attention, prepare
 from raggedrt.progress import step
 from raggedrt.provider_bundle import add_provider_files, check_compiling, with_provider_files
 from raggedrt.rewriting import make_config, run_passes
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from raggedrt.graph_passes.pipeline import RewriteConfig
     from raggedrt.graph_passes.report import RewriteReport
     from raggedrt.plugins.bundle.reader import Bundle
+
+LOGGER = logging.getLogger("raggedrt")
 
 
 def convert(
@@ -160,8 +163,7 @@ def convert(
         config = dataclasses.replace(config, mask_input=original.mask_input, position_limit=resolved.position_limit)
         rewritten = _rewrite(original, config)
         model = writer.directory / MODEL_NAME
-        ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
-        verified = _verify(model, original, rewritten, config, tolerance)
+        verified = _save_verified(model, original, rewritten, config, tolerance)
         built = None if settings is None else build_in_bundle(model, settings, rewritten, resolved.position_limit)
         provided = add_provider_files(model, target, demand, rewritten, resolved.position_limit, compiled=ep_context)
         step("writing the bundle")
@@ -178,16 +180,42 @@ def convert(
 
 
 def _rewrite(original: Original, config: RewriteConfig) -> RewriteReport:
-    """The graph passes, in place; what an engine without plugins is built from has bodies in place of our ops."""
+    """The graph passes, in place."""
     report = run_passes(original.model, config, original.resolved.description)
     for role in report.inputs:
         if role.role is Role.ATTENTION_MASK:
             refuse_inverted_mask(role.name, original.cases, original.reference)
+    return report
+
+
+def _save_verified(
+    model: pathlib.Path,
+    original: Original,
+    report: RewriteReport,
+    config: RewriteConfig,
+    tolerance: Tolerance | None,
+) -> Verified:
+    """Write the graph and verify it; what an engine without plugins is built from has bodies in place of our ops.
+
+    These multiply 16-bit matrices as such, unless the scores of the model are too large for that.
+    """
+    where, data = original.resolved.description, f"{MODEL_NAME}.data"
+    spare = None
     if config.target in FLAVOURS and not FLAVOURS[config.target].plugins:
-        prepare(original.model, original.resolved.description)
+        spare = original.model.clone() if has_narrow_attention(original.model) else None
+        prepare(original.model, where)
     elif config.target == PROVIDER_TARGET:
         plan_without_mask(original.model)
-    return report
+    ir.save(original.model, model, external_data=data)
+    try:
+        return _verify(model, original, report, config, tolerance)
+    except NumericsError as error:
+        if spare is None:
+            raise
+        LOGGER.warning("%s: %s (%s)", where, NARROW_PRODUCTS, error)
+    prepare(spare, where, exact=True)
+    ir.save(spare, model, external_data=data)
+    return _verify(model, original, report, config, tolerance)
 
 
 def _verify(

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from raggedrt.engine_inputs import LENGTHS, sample_feeds
 from raggedrt.errors import NumericsError, RaggedRTError
 from raggedrt.export.numerics import DEFAULT_TOLERANCES, EXACT
+from raggedrt.export.widen import wide_feeds, wide_file
 from raggedrt.onnx_files import read_onnx
 from raggedrt.plugins.bundle.manifest import ShapeProfile
 from raggedrt.plugins.contract.io_roles import TensorRole
@@ -33,12 +34,13 @@ def check_prepared(before: pathlib.Path, after: pathlib.Path, inputs: Sequence[T
     step("verifying the graph for TensorRT on ONNX Runtime")
     model = read_onnx(before).model
     names = [str(value.name) for value in model.graph.outputs]
-    sessions = [ort_session(path, native=False) for path in (before, after)]
+    with wide_file(before) as (first, wide), wide_file(after) as (second, _):
+        sessions = [ort_session(path, native=False) for path in (first, second)]
     for seed, lengths in enumerate(LENGTHS):
-        feeds = sample_feeds(model, inputs, lengths, seed)
+        feeds = wide_feeds(sample_feeds(model, inputs, lengths, seed))
         results = [session.run(names, feeds) for session in sessions]
         for name, want, got in zip(names, *results, strict=True):
-            allowed = DEFAULT_TOLERANCES.get(str(want.dtype), EXACT)
+            allowed = DEFAULT_TOLERANCES.get("bfloat16" if wide and want.dtype.kind == "f" else str(want.dtype), EXACT)
             if want.shape != got.shape or not np.allclose(got, want, allowed.rtol, allowed.atol, equal_nan=True):
                 raise NumericsError(
                     f"{before}: output {name!r} changed when the ops were replaced by their bodies; nothing was built. "

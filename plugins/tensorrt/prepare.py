@@ -18,6 +18,11 @@ PASSES = (
     common_passes.RemoveUnusedOpsetsPass(),
 )
 
+NARROW_PRODUCTS = (
+    "attention scores are too large to be rounded to 16 bits, so attention multiplies in float32, which is slower"
+)
+"""Said where a check failed and the same model is tried with exact products."""
+
 
 def prepare(model: ir.Model, where: str, *, exact: bool = False) -> None:
     """Turn a rewritten model (or any other) into standard ops, in place.
@@ -45,3 +50,13 @@ def prepare(model: ir.Model, where: str, *, exact: bool = False) -> None:
         )
     for name in [name for name in model.metadata_props if name.startswith("raggedrt.")]:
         del model.metadata_props[name]  # it counts ops that are bodies now
+
+
+def has_narrow_attention(model: ir.Model) -> bool:
+    """Whether `prepare` will let attention multiply in 16 bits, unless it is asked for exact products."""
+    types = {node.inputs[0].dtype for node in model.graph.all_nodes() if _is_attention(node) and node.inputs[0]}
+    return bool(types & {ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+def _is_attention(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == (DOMAIN, "RaggedAttention")

@@ -71,3 +71,28 @@ def test_other_files_stay_where_they_are(tmp_path: pathlib.Path) -> None:
     for path in (plain, broken):
         with wide_file(path) as found:
             assert found == (path, False)
+
+
+SCORES = """<ir_version: 10, opset_import: ["" : 20]>
+g ({type}[N,4] x, {type}[4,N] k) => (float[N,N] y, {type}[N,N] z) {{
+  product = MatMul (x, k)
+  y = Cast <to = 1> (product)
+  z = MatMul (x, k)
+}}"""
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_scores_are_rounded_as_a_gpu_rounds_them(dtype: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "scores.onnx"
+    onnx.save(onnx.parser.parse_model(SCORES.format(type=dtype)), path)
+    with wide_file(path) as (runnable, wide):
+        assert runnable != path
+        assert wide == (dtype == "bfloat16")
+        session = ort.InferenceSession(runnable, providers=["CPUExecutionProvider"])
+    narrow = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    x, k = (20 * np.random.default_rng(seed).standard_normal((4, 4)) for seed in (0, 1))
+    x, k = x.astype(narrow), k.astype(narrow)
+    exact = x.astype(np.float32) @ k.astype(np.float32)
+    y, _ = session.run(None, wide_feeds({"x": x, "k": k}))
+    np.testing.assert_array_equal(y, exact.astype(narrow).astype(np.float32))
+    assert np.abs(y - exact).max() > 1e-2

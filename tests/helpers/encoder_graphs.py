@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common
@@ -129,7 +130,7 @@ class Encoder(GraphWriter):
         """The mask as numbers to add to scores: zero or the lowest of the element type."""
         if self.keep is None:
             return None
-        lowest = float(np.finfo(self.numpy_type).min)
+        lowest = float(ml_dtypes.finfo(self.numpy_type).min)
         return self.op.Where(self.keep, self.number(0.0), self.number(lowest))
 
     def linear(self, x: ir.Value, width: int, *, bias: bool = True) -> ir.Value:
