@@ -133,7 +133,9 @@ def rewrite(model: ir.Model, config: RewriteConfig) -> RewriteReport:
     report.inputs, report.outputs = io_roles(graph, understanding.analysis, original_outputs, ragged=ragged)
     if CAPABILITIES[config.target].plans_attention:
         if ragged:
-            report.record("plan_from_offsets").matched = plan_from_offsets(graph, report.inputs)
+            report.record("plan_from_offsets").matched = plan_from_offsets(
+                graph, report.inputs, scatters_sums=CAPABILITIES[config.target].scatters_sums
+            )
         report.record("plan_attention").matched = plan_attention(graph)
     finish(model)
     report.nodes_after = len(list(graph))

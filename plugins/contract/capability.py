@@ -44,17 +44,22 @@ class Capability:
     max_head_size: int
     plans_attention: bool = False
     """Whether kernels divide their work by an `AttentionPlan`, which the layers then share."""
+    scatters_sums: bool = True
+    """Whether ScatterElements adds; TensorRT has that in a plugin of its own only, for 64-bit indices."""
 
     def missing(self, features: Feature) -> Feature:
         """The bits of `features` that this target cannot serve."""
         return features & ~self.features
 
 
+_TENSORRT = Capability(
+    _BUILT, FLOATS, head_size_multiple=8, max_head_size=256, plans_attention=True, scatters_sums=False
+)
 CAPABILITIES: dict[str, Capability] = {
     "ort-cpu": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256),
     "ort-cuda": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256, plans_attention=True),
-    "ort-trt": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256, plans_attention=True),
-    "tensorrt": Capability(_BUILT, FLOATS, head_size_multiple=8, max_head_size=256, plans_attention=True),
+    "ort-trt": _TENSORRT,
+    "tensorrt": _TENSORRT,
     # Function bodies serve there, and these have every feature.
     "tensorrt-rtx": Capability(_BUILT, FLOATS, head_size_multiple=1, max_head_size=1 << 16),
 }

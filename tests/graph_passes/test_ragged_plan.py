@@ -29,10 +29,12 @@ SPECS = {
 
 @pytest.mark.usefixtures("op_library")
 @pytest.mark.parametrize("name", SPECS)
-def test_a_ragged_graph_for_a_gpu_has_no_mask_to_read(name: str) -> None:
+@pytest.mark.parametrize("target", ["ort-cuda", "tensorrt"])
+def test_a_ragged_graph_for_a_gpu_has_no_mask_to_read(name: str, target: str) -> None:
     spec = EncoderSpec(**SPECS[name])
-    pair = rewritten(build_encoder(spec), target="ort-cuda", io="ragged")
+    pair = rewritten(build_encoder(spec), target=target, io="ragged")
     assert "PackingPlan" not in pair.ops
+    assert not (target == "tensorrt" and "ScatterElements" in pair.ops)
     per_sequence = tuple(role.name for role in pair.report.outputs if role.role is Role.PER_SEQUENCE)
     for native in (False, True):
         assert_same_ragged(pair, spec, native=native, per_sequence=per_sequence)
@@ -69,7 +71,8 @@ def _plan_model() -> ir.Model:
     [(3, 1, 5), (0, 0, 4), (2, 0, 0, 3, 0), (7,), (0, 0), (1, 1, 1)],
     ids=lambda lengths: "-".join(map(str, lengths)),
 )
-def test_it_gives_what_packing_plan_gives(lengths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("scatters_sums", [True, False])
+def test_it_gives_what_packing_plan_gives(lengths: tuple[int, ...], scatters_sums: bool) -> None:
     longest = max(*lengths, 6)
     feed = {
         "ids": np.zeros(sum(lengths), np.int64),
@@ -83,7 +86,7 @@ def test_it_gives_what_packing_plan_gives(lengths: tuple[int, ...]) -> None:
         TensorRole("cu_seqlens", Role.CU_SEQLENS, "int32", ("batch+1",)),
         TensorRole("max_seqlen", Role.MAX_SEQLEN, "float32", ("longest",)),
     )
-    assert plan_from_offsets(after.graph, roles) == 1
+    assert plan_from_offsets(after.graph, roles, scatters_sums=scatters_sums) == 1
     attach_function_bodies(before)
     expected = run(ort_session(before, native=False), feed)
     actual = run(ort_session(after, native=False), feed)
