@@ -1,4 +1,4 @@
-"""Fusions for ONNX Runtime's CPU provider: how often they match, the same values, and where they must not apply."""
+"""Fusions for ONNX Runtime: how often they match, the same values, and where they must not apply."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from helpers.encoder_graphs import EncoderSpec, build_encoder
 from helpers.encoder_runs import FP32, assert_same_padded, padded_feed, plain_session, rewritten, run
 from helpers.graph_writer import GraphWriter
 from helpers.tolerances import assert_close
-from raggedrt.graph_passes.fuse.ort_cpu import fuse
+from raggedrt.graph_passes.fuse.ort_cpu import CPU_RULES, CUDA_RULES, fuse
 
 pytestmark = pytest.mark.ort_cpu
 
 WIDTH = 6
+EVERY_RULE = tuple(dict((*CPU_RULES, *CUDA_RULES)).items())
 Build = Callable[[GraphWriter, ir.Value, ir.Value], dict[str, ir.Value]]
 
 
@@ -102,6 +103,25 @@ def _tanh_gelu(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Valu
     return {"result": g.op.Gelu(g.op.Add(x, g.weight(WIDTH)), approximate="tanh")}
 
 
+def _tanh_formula(half_first: bool, bias: bool) -> Build:
+    def build(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+        value = g.op.Add(x, g.weight(WIDTH)) if bias else x
+        cube = g.op.Mul(g.op.Pow(value, g.number(3.0)), g.number(0.044715))
+        sides = g.op.Add(g.op.Tanh(g.op.Mul(g.op.Add(value, cube), g.number((2 / np.pi) ** 0.5))), g.number(1.0))
+        if half_first:
+            return {"result": g.op.Mul(g.op.Mul(value, g.number(0.5)), sides)}
+        return {"result": g.op.Mul(value, g.op.Mul(g.number(0.5), sides))}
+
+    return build
+
+
+def _another_formula(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
+    """Another constant: no Gelu."""
+    cube = g.op.Mul(g.op.Pow(x, g.number(3.0)), g.number(0.05))
+    sides = g.op.Add(g.op.Tanh(g.op.Mul(g.op.Add(x, cube), g.number((2 / np.pi) ** 0.5))), g.number(1.0))
+    return {"result": g.op.Mul(g.op.Mul(x, g.number(0.5)), sides)}
+
+
 def _opset_gelu(g: GraphWriter, x: ir.Value, skip: ir.Value) -> dict[str, ir.Value]:
     return {"result": g.op.Gelu(g.op.Add(x, g.weight(WIDTH)))}
 
@@ -122,7 +142,7 @@ LEFT = [
 def _compare(model: ir.Model) -> set[str]:
     """Fuse and compare; returns the op types afterwards."""
     before = plain_session(ir.to_proto(model))
-    fuse(model)
+    fuse(model, EVERY_RULE)
     random = np.random.default_rng(0)
     shape = [dim if isinstance(dim, int) else 4 for dim in model.graph.inputs[0].shape or ()]
     feed = {name: random.normal(size=shape).astype(np.float32) for name in ("x", "skip")}
@@ -139,6 +159,33 @@ def test_fused_values_are_the_same(case: str, dims: list[Any]) -> None:
     assert op_type in _compare(_model(build, dims))
 
 
+FAST = {
+    "op": _tanh_gelu,
+    **{
+        f"formula, half {'first' if first else 'later'}{', bias' if bias else ''}": _tanh_formula(first, bias)
+        for first in (True, False)
+        for bias in (True, False)
+    },
+}
+
+
+@pytest.mark.parametrize("case", list(FAST))
+def test_gelu_by_tanh(case: str) -> None:
+    model = _model(FAST[case], ["tokens", WIDTH])
+    assert _compare(model) == {"FastGelu"}, "the bias is part of it"
+
+
+def test_what_looks_like_gelu_by_tanh_is_left_alone() -> None:
+    assert "FastGelu" not in _compare(_model(_another_formula, ["tokens", WIDTH]))
+    assert fuse(_model(_tanh_gelu, ["tokens", WIDTH], ir.DataType.FLOAT16))["fast_gelu"] == 0
+
+
+def test_the_slow_kernel_of_the_cpu_is_not_used() -> None:
+    assert "skip_layer_normalization" not in dict(CPU_RULES)
+    assert SKIP not in rewritten(build_encoder(EncoderSpec(head="two")), features=("pack", "fuse")).ops
+    assert SKIP in rewritten(build_encoder(EncoderSpec(head="two")), target="ort-cuda").ops
+
+
 @pytest.mark.parametrize("build", LEFT)
 def test_neighbours_of_the_patterns_keep_their_values(build: Build) -> None:
     """Fused or not, the kernel must accept what it is given."""
@@ -148,18 +195,18 @@ def test_neighbours_of_the_patterns_keep_their_values(build: Build) -> None:
 @pytest.mark.parametrize("build", [_broadcast_skip, _bias_of_one, _scale_of_one, _two_axes])
 def test_broadcast_operands_are_not_fused_into_skip_normalization(build: Build) -> None:
     model = _model(build, [4, WIDTH])
-    counts = fuse(model)
+    counts = fuse(model, EVERY_RULE)
     assert counts["skip_layer_normalization"] == int(build is _bias_of_one), counts
 
 
 def test_half_precision_is_left_alone() -> None:
     model = _model(_plain, ["tokens", WIDTH], ir.DataType.FLOAT16)
-    assert fuse(model)["skip_layer_normalization"] == 0
+    assert fuse(model, EVERY_RULE)["skip_layer_normalization"] == 0
 
 
 def test_counts_and_numerics_of_a_packed_encoder() -> None:
     spec = EncoderSpec(head="two", layers=2)
-    pair = rewritten(build_encoder(spec), features=("pack", "fuse"))
+    pair = rewritten(build_encoder(spec), features=("pack", "fuse"), target="ort-cuda")
     assert pair.ops.count(SKIP) == 2 * spec.layers + 1  # one more adds positions to words
     assert pair.ops.count("BiasGelu") == spec.layers
     assert pair.report.record("fuse").matched >= 3 * spec.layers
@@ -203,6 +250,6 @@ def test_a_fused_node_stands_before_its_readers(build: Build, fused: int) -> Non
     rng = np.random.default_rng(0)
     feed = {name: rng.standard_normal((2, 3, WIDTH)).astype(np.float32) for name in ("x", "skip")}
     expected = run(plain_session(before), feed)
-    assert fuse(model)["skip_layer_normalization"] == fused
+    assert fuse(model, EVERY_RULE)["skip_layer_normalization"] == fused
     for name, got in run(plain_session(ir.to_proto(model)), feed).items():
         assert_close(got, expected[name], FP32, name)
