@@ -176,6 +176,8 @@ def compile_context(graph: pathlib.Path, profile: ShapeProfile) -> ContextRecord
     step("compiling %s for %s", graph.name, ready.device)
     options = tensorrt_options([profile], plugin_libraries=[ready.plugins.registrar], context=place)
     runtime = import_onnxruntime()
+    if hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # CUDA and cuDNN as wheels lie where the loader does not look
     providers = [(PROVIDER, options), "CUDAExecutionProvider", "CPUExecutionProvider"]
     with translated(f"ONNX Runtime cannot compile {graph.name}", LOAD_ERRORS, "Nothing was written."):
         runtime.InferenceSession(str(graph), providers=providers, enable_fallback=0)

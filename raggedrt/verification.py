@@ -33,6 +33,7 @@ from raggedrt.plugins.runtime.ort import CUDA_PROVIDER, Providers, find_library,
 from raggedrt.plugins.runtime.ort_errors import import_onnxruntime, translated
 from raggedrt.plugins.runtime.ort_values import BFLOAT16_VALUE
 from raggedrt.plugins.runtime.targets import configured_providers
+from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
 from raggedrt.progress import step
 
 LOGGER = logging.getLogger("raggedrt")
@@ -129,6 +130,11 @@ def tolerance_of(results: Sequence[tuple[Case, Arrays, Arrays]], given: Toleranc
 
 def device_of(target: str) -> str:
     """The device that verifies for `target` besides the CPU: `cuda`, or `cpu` where there is none, with a warning."""
+    if target == PROVIDER_TARGET:
+        LOGGER.warning(
+            "verified on the CPU only: ONNX Runtime builds the TensorRT engine where it runs; run `raggedrt compare "
+            "SOURCE BUNDLE` there"
+        )
     if target != "ort-cuda":
         return "cpu"
     problem = cuda_problem()

@@ -19,6 +19,7 @@ from raggedrt.plugins.runtime.profile_guard import ProfileGuard
 from raggedrt.plugins.runtime.tensorrt_provider import (
     PROVIDER,
     RECORD_KEY,
+    explained,
     require_assignment,
     tensorrt_plan,
     wants_tensorrt,
@@ -40,6 +41,7 @@ class Served:
         config: entries of the options of a session.
         guard: what is asked before each call.
         opened: looks at the session when it is there.
+        explained: says why ONNX Runtime refuses the model, where it can be said better.
     """
 
     model: ModelInput
@@ -50,6 +52,7 @@ class Served:
     config: Mapping[str, str] = dataclasses.field(default_factory=dict)
     guard: ProfileGuard | None = None
     opened: Callable[[Any], None] = lambda session: None
+    explained: Callable[[InputError], Exception] = lambda error: error
 
     def open(self, session_options: Any, threads: int | None, *, warn_bodies: bool) -> Any:
         """The `onnxruntime.InferenceSession`, looked at.
@@ -58,17 +61,20 @@ class Served:
             InputError: the model or an option is invalid.
             TargetError: this machine lacks something.
         """
-        session = create_session(
-            self.model,
-            self.library,
-            warn_bodies=warn_bodies,
-            providers=self.providers,
-            provider_options=self.provider_options,
-            session_options=session_options,
-            threads=threads,
-            attach=self.attach,
-            config=self.config,
-        )
+        try:
+            session = create_session(
+                self.model,
+                self.library,
+                warn_bodies=warn_bodies,
+                providers=self.providers,
+                provider_options=self.provider_options,
+                session_options=session_options,
+                threads=threads,
+                attach=self.attach,
+                config=self.config,
+            )
+        except InputError as error:
+            raise self.explained(error) from error
         self.opened(session)
         return session
 
@@ -136,6 +142,7 @@ def _tensorrt(bundle: Bundle, providers: list[tuple[str, dict[str, str]]], *, tr
         config={RECORD_KEY: "1"},
         guard=ProfileGuard([plan.profile], where, cache=plan.cache),
         opened=opened,
+        explained=lambda error: explained(error, where),
     )
 
 

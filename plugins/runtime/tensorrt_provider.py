@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raggedrt.errors import InputError, TargetError
+from raggedrt.errors import InputError, RaggedRTError, TargetError
 from raggedrt.plugins.bundle.manifest import LIBRARY_FOLDER, ContextRecord, ShapeProfile
 from raggedrt.plugins.bundle.reader import Bundle
 from raggedrt.plugins.contract.op_definition import ORT_PLUGIN_DOMAIN
@@ -210,6 +210,21 @@ def _merged(options: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, s
     merged = {**options, **{name: str(value) for name, value in given.items()}}
     libraries = [text for text in (options.get(PLUGIN_PATHS), given.get(PLUGIN_PATHS)) if text]
     return {**merged, PLUGIN_PATHS: ";".join(map(str, libraries))}
+
+
+def explained(error: InputError, where: str) -> RaggedRTError:
+    """The error of a session that ONNX Runtime did not make, in other words where it is about our plugins."""
+    if "is not a registered function/op" in str(error):
+        return TargetError(
+            f"{where}: ONNX Runtime does not know the plugins though TensorRT does; it asks once per process, when the "
+            f"first session of {PROVIDER} is made, so open this session before others, or in another process ({error})"
+        )
+    if "find an implementation" in str(error) or ORT_PLUGIN_DOMAIN in str(error):
+        return TargetError(
+            f"{where}: TensorRT did not take a node that only its plugins compute ({error}); set "
+            "ORT_TENSORRT_VERBOSE_ENABLE=1 to see why"
+        )
+    return error
 
 
 def require_assignment(session: Any, where: str) -> None:

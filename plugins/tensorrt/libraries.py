@@ -72,7 +72,7 @@ def load_tensorrt(major: int) -> str:
     problem = ""
     for folder in ("", *map(str, _wheel_folders())):
         try:
-            loaded = [ctypes.CDLL(os.path.join(folder, f"{name}.so.{major}"), ctypes.RTLD_GLOBAL) for name in LIBRARIES]
+            loaded = [ctypes.CDLL(os.path.join(folder, f"{name}.so.{major}")) for name in LIBRARIES]
             return _version_text(int(loaded[0].getInferLibVersion()))
         except (OSError, AttributeError) as error:
             problem = problem or str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -14,13 +15,16 @@ from helpers.toy_bundles import reference
 from raggedrt import Session
 from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.manifest import ContextRecord
+from raggedrt.plugins.bundle.model_facts import ModelFacts
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.runtime.cuda_device import CudaState, cuda_state
+from raggedrt.plugins.runtime.model_input import ModelInput
 from raggedrt.plugins.runtime.served import configured, served
 from raggedrt.plugins.runtime.tensorrt_provider import (
     PROVIDER,
     RECORD_KEY,
     check_options,
+    explained,
     lacking,
     require_assignment,
     require_context,
@@ -138,3 +142,23 @@ def test_where_nothing_in_plugin_form_runs_elsewhere_there_is_no_complaint(bundl
     require_assignment(session.ort, "the bundle")
     parts = session.ort.get_provider_graph_assignment_info()
     assert {part.ep_name for part in parts} == {"CPUExecutionProvider"}
+
+
+def test_the_plugin_form_without_registered_plugins_is_explained(bundle: pathlib.Path) -> None:
+    """What ONNX Runtime itself says of a model whose plugins it does not know."""
+    opened = open_bundle(bundle)
+    chosen = dataclasses.replace(
+        served(opened, ["CPUExecutionProvider"], None, native=False, trusted=False),
+        model=ModelInput(str(bundle / "model.trt.onnx"), None, ModelFacts((), (), {}), "model.trt.onnx"),
+        explained=lambda error: explained(error, "bundle x"),
+    )
+    with pytest.raises(
+        TargetError, match=r"bundle x: ONNX Runtime does not know the plugins .*trt\.plugins:PackingPlan"
+    ):
+        chosen.open(None, None, warn_bodies=False)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    error = InputError("something else")
+    assert explained(error, "bundle x") is error
+    assert "did not take a node" in str(explained(InputError("Could not find an implementation for X(1)"), "bundle x"))
