@@ -1,6 +1,7 @@
 // A plugin registry under TensorRT's name: what a process that has loaded TensorRT offers to a library that registers.
 #include <NvInferRuntime.h>
 #include <NvInferVersion.h>
+#include <dlfcn.h>
 
 #include <cstring>
 #include <string>
@@ -19,16 +20,28 @@ class Registry final : public IPluginRegistry {
     return nullptr;
   }
   bool deregisterCreator(IPluginCreator const&) noexcept override { return false; }
-#else
-  IPluginCreatorInterface* const* getAllCreatorsRecursive(int32_t* count) noexcept override {
-    return getAllCreators(count);
-  }
 #endif
+  // Not in the first versions of TensorRT 10.
+  IPluginCreatorInterface* const* getAllCreatorsRecursive(int32_t* count) noexcept { return getAllCreators(count); }
   void setErrorRecorder(IErrorRecorder*) noexcept override {}
   IErrorRecorder* getErrorRecorder() const noexcept override { return nullptr; }
   bool isParentSearchEnabled() const override { return false; }
   void setParentSearchEnabled(bool) override {}
-  PluginLibraryHandle loadLibrary(AsciiChar const*) noexcept override { return nullptr; }
+  // As TensorRT does: refuses a library of which a creator is registered already.
+  PluginLibraryHandle loadLibrary(AsciiChar const* path) noexcept override {
+    void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    using Get = IPluginCreatorInterface* const*(int32_t&);
+    auto* get = library == nullptr ? nullptr : reinterpret_cast<Get*>(dlsym(library, "getCreators"));
+    if (get == nullptr) return nullptr;
+    int32_t count = 0;
+    IPluginCreatorInterface* const* found = get(count);
+    for (int32_t number = 0; number < count; ++number) {
+      if (!registerCreator(*found[number], static_cast<IPluginCreatorV3One*>(found[number])->getPluginNamespace())) {
+        return nullptr;
+      }
+    }
+    return library;
+  }
   void deregisterLibrary(PluginLibraryHandle) noexcept override {}
   bool registerCreator(IPluginCreatorInterface& creator, AsciiChar const* domain) noexcept override {
     if (std::strcmp(creator.getInterfaceInfo().kind, "PLUGIN CREATOR_V3ONE") != 0) return false;
