@@ -26,6 +26,8 @@ LOAD_ERRORS: Mapping[str, type[RaggedRTError]] = {
 RUN_ERRORS: Mapping[str, type[RaggedRTError]] = {"InvalidArgument": InputError, "DeviceReset": TargetError}
 """The same while a model runs: the model was accepted, so only an argument can be the caller's fault."""
 
+NO_DEVICE = re.compile(r"CUDA failure (35|100|101|802|803)\b")
+"""While a session is made: driver too old, no device, none of that number, not ready, or a driver of another kind."""
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _SOURCE_PLACE = re.compile(
     r"(?:/\S+\.(?:cc|cpp|h|cu):\d+|(?<=:)\s*\S+\.(?:cc|cpp|h|cu):\d+)\s+\S[^\n]*?\)\s*(?:const\s*)?"
@@ -59,6 +61,8 @@ def translated(doing: str, classes: Mapping[str, type[RaggedRTError]], advice: s
     except _failures() as error:
         line = first_line(str(error))
         kind = classes.get(type(error).__name__, RaggedRTError)
+        if NO_DEVICE.search(line) and classes is LOAD_ERRORS:
+            raise TargetError(f"{doing}: {line}") from error
         if "allocate memory" in line or "bad_alloc" in line:
             raise RaggedRTError(f"{doing}: {line} Use smaller batches or shorter sequences.") from error
         raise kind(f"{doing}: {line} {advice}".strip()) from error

@@ -17,6 +17,8 @@ from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.manifest import ShapeProfile
 from raggedrt.plugins.contract.io_roles import TensorRole
 
+ON = "True"
+"""ONNX Runtime's Python binding takes no other word for it; its C API and Triton take this one too."""
 BOUNDS = (("min", "minimum"), ("opt", "optimum"), ("max", "maximum"))
 _LOCK = threading.Lock()
 _registered: list[tuple[str, ...]] = []
@@ -43,13 +45,13 @@ def tensorrt_options(
     if plugin_libraries:
         options["trt_extra_plugin_lib_paths"] = ";".join(str(library) for library in plugin_libraries)
     if cache is not None:
-        options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(cache)}
+        options |= {"trt_timing_cache_enable": ON, "trt_timing_cache_path": str(cache)}
     if cache is not None and context is None:
-        options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
+        options |= {"trt_engine_cache_enable": ON, "trt_engine_cache_path": str(cache)}
     if context is not None:
         options |= {
-            "trt_engine_cache_enable": "1",
-            "trt_dump_ep_context_model": "1",
+            "trt_engine_cache_enable": ON,
+            "trt_dump_ep_context_model": ON,
             "trt_ep_context_file_path": str(context),
             "trt_ep_context_embed_mode": "0",
         }

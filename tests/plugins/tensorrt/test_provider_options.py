@@ -61,7 +61,7 @@ def test_caches_plugins_and_the_context_model_have_options(profiles: list[ShapeP
     assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == "/c"
     options = tensorrt_options(profiles, cache=pathlib.Path("/c"), context=pathlib.Path("/d/model_ctx.onnx"))
     assert "trt_engine_cache_path" not in options  # the provider refuses an absolute one then
-    assert (options["trt_engine_cache_enable"], options["trt_timing_cache_path"]) == ("1", "/c")
+    assert (options["trt_engine_cache_enable"], options["trt_timing_cache_path"]) == ("True", "/c")
     assert options["trt_ep_context_file_path"] == "/d/model_ctx.onnx"
     assert options["trt_ep_context_embed_mode"] == "0"
 
