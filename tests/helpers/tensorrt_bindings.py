@@ -1,16 +1,18 @@
 """TensorRT's own Python bindings over libraries that only write down what they are asked: for calls, never for results.
 
-The package `tensorrt-cu13-bindings` has the bindings and none of TensorRT's libraries. Classes that record every call
-are made of the declarations in TensorRT's headers, which have to be of the bindings' version.
+Packages such as `tensorrt-cu13-bindings` have the bindings and none of TensorRT's libraries. Classes that record every
+call are made of the declarations in TensorRT's headers, which have to be of the bindings' version.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import pathlib
 import re
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from raggedrt.errors import TargetError
@@ -24,7 +26,7 @@ CLASSES = ("VBuilder", "VBuilderConfig", "VNetworkDefinition", "VOptimizationPro
 PARSER = "IParser"
 GENERATED = "recorders.gen.h"
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
-DISTRIBUTION = "tensorrt-cu13-bindings"
+DISTRIBUTIONS = ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings")
 _DECLARED = re.compile(
     r"virtual\s+(?P<type>[^;()]+?[\s&*])(?P<name>\w+)\((?P<arguments>[^;]*?)\)(?P<rest>[^;{]*)=\s*0;", re.S
 )
@@ -34,13 +36,23 @@ def unusable() -> str | None:
     """Why bindings cannot be driven here; None: they can."""
     try:
         headers, _ = tensorrt_headers()
-        found = version(DISTRIBUTION)
-    except (TargetError, PackageNotFoundError) as error:
-        return f"no TensorRT headers, or no {DISTRIBUTION} ({error})"
+    except TargetError as error:
+        return str(error)
+    if not (headers / "NvOnnxParser.h").is_file():
+        return f"{headers} has no header of the ONNX parser"
+    found = next(iter(_versions()), None)
+    if found is None:
+        return f"none of {', '.join(DISTRIBUTIONS)} is installed"
     if importlib.util.find_spec("tensorrt_libs") is not None:
         return "TensorRT itself is here"
     wanted = ".".join(map(str, tensorrt_version(headers)))
     return None if found.startswith(f"{wanted}.") else f"the headers are of TensorRT {wanted}, the bindings {found}"
+
+
+def _versions() -> Iterator[str]:
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(PackageNotFoundError):
+            yield version(name)
 
 
 def recording_libraries() -> pathlib.Path:
@@ -101,8 +113,8 @@ def _recorder(text: str, name: str, scope: str) -> str:
     return f"class {name}Recorder : public {scope}{name} {{\n public:\n" + "\n".join(methods) + "\n};\n"
 
 
-def builder_flag(name: str) -> int:
-    """The number of a `BuilderFlag` in the headers."""
+def flag(name: str) -> int:
+    """The number of a builder's or a network's flag in the headers."""
     headers, _ = tensorrt_headers()
     found = re.search(rf"\bk{name}\b[^=,\n]*= (\d+)", (headers / "NvInfer.h").read_text())
     assert found is not None, name

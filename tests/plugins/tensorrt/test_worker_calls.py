@@ -18,7 +18,7 @@ import pytest
 
 from helpers.encoder_graphs import EncoderSpec, build_encoder
 from helpers.encoder_runs import rewritten
-from helpers.tensorrt_bindings import builder_flag, recording_libraries, unusable
+from helpers.tensorrt_bindings import flag, recording_libraries, unusable
 from raggedrt.errors import TargetError
 from raggedrt.plugins.native.plugin_library import build_plugin_library
 from raggedrt.plugins.tensorrt.job import EngineJob
@@ -92,10 +92,10 @@ def test_plugins_are_known_before_the_graph_is_parsed_and_flags_are_set(
 ) -> None:
     event, calls = run(libraries, tmp_path, graph, plugins=str(plugins))
     assert event["kind"] == "builder", event  # nothing is built here
-    assert "createNetworkV2 2" in calls  # strongly typed
+    assert f"createNetworkV2 {1 << flag('STRONGLY_TYPED')}" in calls
     assert f"parseFromFile {graph}" in calls
     assert "initLibNvInferPlugins" in calls
-    assert f"clearFlag {builder_flag('TF32')}" in calls
+    assert f"clearFlag {flag('TF32')}" in calls
     assert not [call for call in calls if call.startswith(("setFlag", "setPluginsToSerialize"))]
     assert "Builder.getPluginRegistry" not in calls  # that of the process serves inspection too
     assert "setHardwareCompatibilityLevel 0" in calls
@@ -114,7 +114,7 @@ def test_plugins_go_into_a_version_compatible_engine(
     assert event["kind"] == "builder", event
     assert f"setPluginsToSerialize {plugins}" in calls
     assert "setHardwareCompatibilityLevel 1" in calls
-    assert [call for call in calls if call.startswith("setFlag")] == [f"setFlag {builder_flag('VERSION_COMPATIBLE')}"]
+    assert [call for call in calls if call.startswith("setFlag")] == [f"setFlag {flag('VERSION_COMPATIBLE')}"]
     assert "Builder.getPluginRegistry" in calls
 
 
