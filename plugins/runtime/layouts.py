@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,9 +100,9 @@ def zero_rows(signature: Signature, outputs: Outputs, rows: Array) -> None:
 
 
 def blank_padded(signature: Signature, batch: PaddedFeeds, call: Call) -> Outputs:
-    """Outputs of a padded batch without tokens, their shapes learnt from one padding token."""
+    """Outputs of a padded batch without tokens, their shapes learnt from padding tokens, as few as the model takes."""
     arrays = {
-        p.name: _blank(p, 2, batch.arrays[p.name]) if p.role is not Role.OTHER else batch.arrays[p.name]
+        p.name: _blank(signature, p, batch.arrays[p.name]) if p.role is not Role.OTHER else batch.arrays[p.name]
         for p in signature.ports.values()
     }
     leading = {Role.PER_TOKEN: (batch.rows, batch.slots), Role.PER_SEQUENCE: (batch.rows,)}
@@ -110,25 +110,38 @@ def blank_padded(signature: Signature, batch: PaddedFeeds, call: Call) -> Output
 
 
 def blank_packed(signature: Signature, batch: PackedFeeds, call: Call) -> Outputs:
-    """Outputs of a packed batch without tokens, their shapes learnt from one padding token."""
+    """Outputs of a packed batch without tokens, their shapes learnt from padding tokens, as few as the model takes."""
     arrays: dict[str, Array] = {}
-    for port in signature.ports.values():
+    ports = signature.ports.values()
+    offsets = _offsets([_lead(signature, port, 1)[0] for port in ports if port.role is Role.PER_TOKEN], signature)
+    for port in ports:
         if port.role is Role.CU_SEQLENS:
-            arrays[port.name] = np.array([0, 1], port.dtype)
+            arrays[port.name] = offsets.astype(port.dtype)
         elif port.role is Role.MAX_SEQLEN:
-            arrays[port.name] = np.zeros(1, port.dtype)
+            arrays[port.name] = np.zeros(max(int(np.diff(offsets).max()), _lead(signature, port, 1)[0]), port.dtype)
         elif port.role is Role.OTHER:
             arrays[port.name] = batch.rest[port.name]
         else:
-            arrays[port.name] = _blank(port, 1, {**batch.tokens, **batch.rest}[port.name])
+            arrays[port.name] = _blank(signature, port, {**batch.tokens, **batch.rest}[port.name])
     leading = {Role.PER_TOKEN: (0,), Role.PER_SEQUENCE: (len(batch.lengths),)}
     return _zeros_like(signature, call(arrays), leading, token_axes=1)
 
 
-def _blank(port: Port, token_axes: int, like: Array) -> Array:
-    axes = 1 if port.role is Role.PER_SEQUENCE else token_axes
+def _offsets(tokens: Sequence[int], signature: Signature) -> Array:
+    """So many tokens as sequences of about the same length, as few as the model takes."""
+    sequences = max((_lead(signature, port, 1)[0] - 1 for port in signature.with_role(Role.CU_SEQLENS)), default=1)
+    return np.linspace(0, max(tokens, default=1), max(1, sequences) + 1).astype(np.int64)
+
+
+def _blank(signature: Signature, port: Port, like: Array) -> Array:
+    axes = 1 if port.role is Role.PER_SEQUENCE or signature.ragged else 2
     value = 1 if port.role is Role.ATTENTION_MASK else port.pad_value
-    return np.full((1,) * axes + like.shape[axes:], value, port.dtype)
+    return np.full(_lead(signature, port, axes) + like.shape[axes:], value, port.dtype)
+
+
+def _lead(signature: Signature, port: Port, axes: int) -> tuple[int, ...]:
+    """The least leading axes of an input."""
+    return signature.least.get(port.name, (1,) * axes)[:axes]
 
 
 def _zeros_like(

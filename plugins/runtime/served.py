@@ -157,7 +157,9 @@ def _rtx(bundle: Bundle, providers: list[tuple[str, dict[str, str]]]) -> Served:
     profiles = bundle.manifest.profiles
     check_profiles(profiles, [record.tensor_role for record in bundle.manifest.inputs], where)
     devices = rtx_provider.rtx_devices(where)
-    options = {**tensorrt_rtx_options(profiles, cache=cache_folder() / RTX_CACHE), **providers[0][1]}
+    kept = cache_folder() / RTX_CACHE
+    kept.mkdir(parents=True, exist_ok=True)
+    options = {**tensorrt_rtx_options(profiles, cache=kept), **providers[0][1]}
 
     def attach(session_options: Any) -> None:
         if not session_options.has_providers():

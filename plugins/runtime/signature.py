@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -39,6 +40,7 @@ class Signature:
         mask_name: name under which callers give `[B, S]` masks.
         position_limit: longest sequence in tokens.
         ragged: whether the graph takes packed tokens.
+        least: least shape of each input, where there is an engine that takes no lesser one; else empty.
     """
 
     ports: dict[str, Port]
@@ -46,6 +48,7 @@ class Signature:
     mask_name: str
     position_limit: int | None
     ragged: bool
+    least: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def with_role(self, role: Role) -> list[Port]:
         """Inputs of one role."""
@@ -65,6 +68,7 @@ def make_signature(manifest: Manifest) -> Signature:
         mask_name=masks[0] if masks else manifest.mask_input,
         position_limit=manifest.position_limit,
         ragged=manifest.io == "ragged",
+        least=manifest.profiles[0].minimum if manifest.profiles else {},
     )
 
 

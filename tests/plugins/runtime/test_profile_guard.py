@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
+import raggedrt
 from helpers.provider_bundles import provider_bundle, toy_profile
 from raggedrt.errors import InputError
 from raggedrt.plugins.native import cache
@@ -107,3 +108,18 @@ def test_engines_are_kept_by_what_decides_them(tmp_path: pathlib.Path, monkeypat
     assert other not in same
     assert other.is_dir()
     assert not other.is_relative_to(bundle.path)
+
+
+@pytest.mark.parametrize("io", ["padded", "ragged"])
+def test_a_batch_without_tokens_is_learnt_from_within_the_profile(io: str, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("onnxruntime")
+    profile = toy_profile(io, minimum=Sizes(2, 6, 3), optimum=Sizes(2, 8, 4))
+    session = raggedrt.Session(
+        provider_bundle(tmp_path / "toy", io, profiles=(profile,)), providers=["CPUExecutionProvider"], native=False
+    )
+    guard = ProfileGuard([profile], "bundle x")
+    session._call = Caller(session.ort, ["hidden", "pooled"], Place(), beyond_numpy=False, guard=guard)
+    outputs = session.run({"input_ids": [np.zeros(0, np.int64)] * 3})
+    assert [row.shape for row in outputs["hidden"]] == [(0, 8)] * 3
+    assert outputs["pooled"].shape == (3, 8)
+    assert not outputs["pooled"].any()
