@@ -132,6 +132,11 @@ def _failure(last: Mapping[str, Any], status: int, log: str, flavour: Flavour, w
             f"{where}: the builder of {flavour.product} ran out of memory ({said or 'it was killed'}); nothing was "
             "written. Free memory, or build for fewer and smaller shapes (--max-shapes, --lengths, --batch-sizes)"
         )
+    if kind == "files":
+        return RaggedRTError(
+            f"{where}: the engine cannot be written ({said}); nothing was kept. Free space in the folder of the output "
+            f"and in {tempfile.gettempdir()}, or choose others (-o, TMPDIR)"
+        )
     tail = " / ".join(log.strip().splitlines()[-3:])
     if kind == "builder" and "violate shape constraints" in said:
         return InputError(

@@ -52,6 +52,9 @@ def main(path: str) -> int:
     except MemoryError:
         send({"event": "failed", "kind": "memory", "messages": []})
         return EXIT_REPORTED
+    except OSError as error:
+        send({"event": "failed", "kind": "files", "messages": [os.strerror(error.errno or 0)]})
+        return EXIT_REPORTED
     return 0
 
 

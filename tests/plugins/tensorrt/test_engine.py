@@ -96,6 +96,12 @@ def test_what_the_parser_refuses_is_told_with_its_node(tmp_path: pathlib.Path) -
         build_engine(job(tmp_path, graph(tmp_path, text)), RTX, "in.onnx")
 
 
+def test_an_engine_that_cannot_be_written_is_told(tmp_path: pathlib.Path) -> None:
+    there = graph(tmp_path)
+    with pytest.raises(RaggedRTError, match=r"cannot be written \(Is a directory\)"):
+        build_engine(job(tmp_path, there, engine=str(tmp_path)), RTX, "in.onnx")
+
+
 def test_a_profile_that_the_builder_refuses_is_told(tmp_path: pathlib.Path) -> None:
     profiles = ({"x": ((1, 4), (8, 5), (64, 4))},)
     with pytest.raises(RaggedRTError, match="builder of TensorRT for RTX failed"):
@@ -110,6 +116,11 @@ def test_a_profile_that_the_builder_refuses_is_told(tmp_path: pathlib.Path) -> N
         ("kill -ABRT $$", RaggedRTError, "ended with SIGABRT"),
         ("echo terrible >&2; exit 7", RaggedRTError, r"ended with status 7 \(terrible\)"),
         ("echo 'ModuleNotFoundError: no polygraphy' >&2; exit 1", TargetError, "does not start"),
+        (
+            """echo '{"event":"failed","kind":"files","messages":["No space left on device"]}'; exit 3""",
+            RaggedRTError,
+            r"cannot be written \(No space left on device\).*TMPDIR",
+        ),
         ("""echo '{"event":"failed","kind":"memory","messages":[]}'; exit 3""", RaggedRTError, "ran out of memory"),
     ],
 )
