@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import sys
 from collections.abc import Collection, Iterable
 
 import onnx
 
 from raggedrt.errors import InputError
 from raggedrt.graph_passes.element_types import UNLISTED
+from raggedrt.plugins.bundle.model_facts import byte_size
 
 MAX_NODES = 1_000_000
+OLDEST_IR = 3
+"""Since then a model says which opsets it uses."""
 
 
 def check_graph(proto: onnx.ModelProto, where: str) -> None:
@@ -22,6 +27,9 @@ def check_graph(proto: onnx.ModelProto, where: str) -> None:
         raise InputError(f"{where} has no outputs, so it is not valid ONNX; export it again")
     check_functions(proto, where)
     context = _checker_context(proto, where, proto.opset_import)
+    _check_versions(proto, where)
+    _check_names(proto.graph, where)
+    _check_tensors(proto.graph, where)
     known = _names(proto.graph)
     missing = [value.name for value in proto.graph.output if value.name not in known | _produced(proto.graph.node)]
     if missing:
@@ -30,6 +38,51 @@ def check_graph(proto: onnx.ModelProto, where: str) -> None:
         )
     if _check_nodes(proto.graph, known, context, where) > MAX_NODES:
         raise InputError(f"{where} has more than {MAX_NODES} nodes, which RaggedRT refuses; split the model")
+
+
+def _check_versions(proto: onnx.ModelProto, where: str) -> None:
+    if not OLDEST_IR <= proto.ir_version <= onnx.IR_VERSION:
+        raise InputError(
+            f"{where} has IR version {proto.ir_version}; {OLDEST_IR} to {onnx.IR_VERSION} are known here. Export it "
+            "again, or update onnx and ONNX Runtime if it is newer than they are."
+        )
+    seen: dict[str, int] = {}
+    for item in proto.opset_import:
+        if seen.setdefault(item.domain, item.version) != item.version:
+            raise InputError(f"{where} imports two opsets of the domain {item.domain!r}; export it again")
+
+
+def _check_names(graph: onnx.GraphProto, where: str) -> None:
+    """Each input, output and initializer stands there once, and every name is text."""
+    named = (("input", graph.input), ("output", graph.output), ("initializer", graph.initializer))
+    for what, values in named:
+        seen: set[str] = set()
+        for value in values:
+            if value.name in seen:
+                raise InputError(
+                    f"{where}: the {what} {value.name!r} stands there twice; the model is not valid ONNX, export again"
+                )
+            seen.add(value.name)
+    texts = (text for node in graph.node for text in (node.name, node.op_type, node.domain, *node.input, *node.output))
+    for text in (*texts, *(value.name for _, values in named for value in values)):
+        if not isinstance(text, str):  # protobuf gives bytes where they are no UTF-8
+            raise InputError(f"{where}: the name {text!r} is not UTF-8; the file is damaged, export it again")
+
+
+def _check_tensors(graph: onnx.GraphProto, where: str) -> None:
+    """Sizes of initializers whose bytes stand in the file itself."""
+    for tensor in graph.initializer:
+        size = byte_size(tensor)
+        outside = tensor.data_location == onnx.TensorProto.EXTERNAL
+        if any(dim < 0 for dim in tensor.dims) or (size is not None and size > sys.maxsize):
+            raise InputError(
+                f"{where}: the initializer {tensor.name!r} has the shape {list(tensor.dims)}, which no tensor has"
+            )
+        if tensor.HasField("raw_data") and not outside and size not in (None, len(tensor.raw_data)):
+            raise InputError(
+                f"{where}: the initializer {tensor.name!r} takes {size} bytes and has {len(tensor.raw_data)}; the file "
+                "is damaged, export it again"
+            )
 
 
 def check_functions(proto: onnx.ModelProto, where: str) -> None:
@@ -50,29 +103,37 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
         own = f"{where}, function {function.domain}.{function.name}"
         graph = onnx.GraphProto(node=function.node, input=[onnx.ValueInfoProto(name=name) for name in function.input])
         _check_nodes(graph, set(function.input), context, own)
-    calls = {key: _called(function, functions.keys()) for key, function in functions.items()}
+    counts = {key: _called(function, functions.keys()) for key, function in functions.items()}
+    sizes = {key: len(function.node) for key, function in functions.items()}
+    calls = {key: set(called) for key, called in counts.items()}
     while leaves := [key for key, called in calls.items() if not called & calls.keys()]:
         for key in leaves:
+            sizes[key] += sum(times * sizes[callee] for callee, times in counts[key].items())
             del calls[key]
     if calls:
         domain, name, _ = next(iter(calls))
         raise InputError(
             f"{where}: the function {domain}.{name} calls itself, which ONNX does not allow; export it again"
         )
+    inlined = sum(times * sizes[key] for key, times in _called(proto.graph, functions.keys()).items())
+    if inlined > MAX_NODES:
+        raise InputError(f"{where}: its functions make more than {MAX_NODES} nodes when inlined, which is refused")
 
 
-def _called(function: onnx.FunctionProto, known: Collection[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
-    """Functions of the model that a function's nodes call, those of subgraphs included."""
-    found: set[tuple[str, str, str]] = set()
-    pending: list[onnx.FunctionProto | onnx.GraphProto] = [function]
+def _called(
+    scope: onnx.FunctionProto | onnx.GraphProto, known: Collection[tuple[str, str, str]]
+) -> collections.Counter[tuple[str, str, str]]:
+    """How often nodes call each function of the model, those of subgraphs included."""
+    found: collections.Counter[tuple[str, str, str]] = collections.Counter()
+    pending = [scope]
     while pending:
         for node in pending.pop().node:
             key = (node.domain, node.op_type, node.overload)
-            found |= {key} & set(known)
+            found[key] += key in known
             pending += [
                 graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) if graph.node
             ]
-    return found
+    return +found
 
 
 def _checker_context(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterable
@@ -19,6 +20,11 @@ ARCHIVE = b"PK\x03\x04"
 """How a zip file begins."""
 OPS_METADATA = "raggedrt.ops"
 """Key of `metadata_props`: a JSON object with the count of every raggedrt op, written by the last pass."""
+
+
+_LARGEST = 2**63 - 1
+_PACKED_BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
+_UNSIZED = ("UNDEFINED", "STRING", "FLOAT6E2M3", "FLOAT6E3M2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +44,16 @@ class OpNode:
 
 @dataclasses.dataclass(frozen=True)
 class ExternalTensor:
-    """A tensor whose bytes stand in another file. `length` is None where the model does not give it."""
+    """A tensor whose bytes stand in another file. `length` is None where the model does not give it.
+
+    `size` is how many bytes its type and dimensions make, None where these do not say it.
+    """
 
     name: str
     location: str
     offset: int
     length: int | None
+    size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +137,26 @@ def check_external_data(facts: ModelFacts, folder: pathlib.Path, where: str, *, 
         if tensor.location not in sizes:
             status = regular_file(folder, tensor.location, named_by, follow_links=follow_links)
             sizes[tensor.location] = status.st_size
-        end = tensor.offset + (tensor.length or 0)
-        if tensor.offset < 0 or (tensor.length or 0) < 0 or end > sizes[tensor.location]:
-            raise InputError(
-                f"{named_by} needs bytes up to {end} of {tensor.location!r}, which has {sizes[tensor.location]}; "
-                "the file is cut off: copy or export it again."
-            )
+        _check_range(tensor, sizes[tensor.location], named_by)
+
+
+def _check_range(tensor: ExternalTensor, file_size: int, named_by: str) -> None:
+    length = tensor.size if tensor.length is None else tensor.length
+    if tensor.offset < 0 or (length or 0) < 0 or tensor.offset > _LARGEST or (length or 0) > _LARGEST:
+        raise InputError(
+            f"{named_by} has offset {tensor.offset} and length {length} in {tensor.location!r}, which are no places in "
+            "a file; export the model again."
+        )
+    if tensor.size is not None and length != tensor.size:
+        raise InputError(
+            f"{named_by} takes {tensor.size} bytes and has {length} in {tensor.location!r}; export the model again."
+        )
+    end = tensor.offset + (length or 0)
+    if end > file_size:
+        raise InputError(
+            f"{named_by} needs bytes up to {end} of {tensor.location!r}, which has {file_size}; "
+            "the file is cut off: copy or export it again."
+        )
 
 
 def _external(tensors: Iterable[onnx.TensorProto]) -> list[ExternalTensor]:
@@ -146,7 +170,17 @@ def _external_tensor(tensor: onnx.TensorProto) -> ExternalTensor:
         length = int(entries["length"]) if "length" in entries else None
     except ValueError:
         raise InputError(f"external data of tensor {tensor.name!r} has no integer offset and length.") from None
-    return ExternalTensor(tensor.name, entries.get("location", ""), offset, length)
+    return ExternalTensor(tensor.name, entries.get("location", ""), offset, length, byte_size(tensor))
+
+
+def byte_size(tensor: onnx.TensorProto) -> int | None:
+    """Bytes of a tensor's elements; None for types whose elements have no fixed size, and for negative dimensions."""
+    known = tensor.data_type in onnx.TensorProto.DataType.values()
+    name = onnx.TensorProto.DataType.Name(tensor.data_type) if known else "UNDEFINED"
+    if name in _UNSIZED or any(dim < 0 for dim in tensor.dims):
+        return None
+    bits = _PACKED_BITS.get(name) or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return -(-math.prod(tensor.dims) * bits // 8)
 
 
 def _op_node(node: onnx.NodeProto, has_body: bool) -> OpNode:

@@ -8,6 +8,8 @@ import stat
 
 from raggedrt.errors import InputError
 
+_LONGEST = 4096
+
 
 def check_relative_path(path: str) -> str:
     """Return `path` if it is relative, normalised and written with `/`.
@@ -34,6 +36,8 @@ def regular_file(folder: pathlib.Path, path: str, named_by: str, *, follow_links
     Raises:
         InputError: the path is not allowed, missing, a link or behind one, or no regular file.
     """
+    if len(path) > _LONGEST:
+        raise InputError(f"{named_by} names a file by {len(path)} characters, which no file system takes.")
     try:
         check_relative_path(path)
     except ValueError as error:
