@@ -23,7 +23,7 @@
 namespace {
 
 constexpr const char* kModel = "/model.onnx";
-constexpr const char* kLibrary = "/lib/libraggedrt_ort.so";
+constexpr const char* kLibrary = "/lib/libraggedrt_ops.so";
 constexpr int kShown = 4;
 
 // A batch without padding: the tokens of all sequences end to end.

@@ -168,6 +168,10 @@ def _run(program: list[str], bundle: pathlib.Path, rows: list[list[int]]) -> sub
     )
 
 
+def test_the_cpp_program_registers_the_library_that_is_shipped() -> None:
+    assert f'"/lib/{LIBRARY_NAME}"' in EXAMPLE.read_text(encoding="utf-8")  # it goes on without one
+
+
 def test_a_cpp_program_runs_the_bundle(
     program: list[str], shipped: pathlib.Path, ragged_bundle: pathlib.Path, padded_values: dict[str, np.ndarray]
 ) -> None:
