@@ -16,6 +16,12 @@ from raggedrt.graph_passes.packing.chosen import Reach, Sight, reach_of, sight_o
 from raggedrt.graph_passes.packing.plan import KeptSlots
 from raggedrt.graph_passes.sites.site import AttentionSite
 
+WITHOUT_PADDING = (
+    "; use --io ragged, where a row is its tokens alone, or have the model read a token that attention_mask chooses "
+    "instead of a fixed slot"
+)
+"""The original's value there is a mean over padded slots, which nothing computes once padding is removed."""
+
 Served = Sequence[tuple[AttentionSite, MaskSpec]]
 
 
@@ -46,16 +52,17 @@ def checked(keep: KeptSlots, sites: Served, inputs: GraphInputs) -> KeptSlots:
 def _check_fixed(keep: KeptSlots, site: AttentionSite, spec: MaskSpec) -> None:
     early = keep.numbers - {-1}
     if spec.padded_queries_masked:
-        raise PackingRefused(site.name, "a fixed slot is read, but the mask hides all keys from padded queries")
+        reason = "a fixed slot is read, but the mask hides all keys from padded queries"
+        raise PackingRefused(site.name, reason + WITHOUT_PADDING)
     if spec.unattended_rows_open:
         reason = "a fixed slot is read, but the mask shows every key to queries that would see none"
-        raise PackingRefused(site.name, reason)
+        raise PackingRefused(site.name, reason + WITHOUT_PADDING)
     if not _sees_a_token(spec, keep.numbers):
         reason = f"a fixed slot is read; where it is padding, '{spec.describe()}' may show it no valid key"
-        raise PackingRefused(site.name, reason)
+        raise PackingRefused(site.name, reason + WITHOUT_PADDING)
     if spec.causal and early and keep.key_lengths is None:
         reason = f"slot {min(early)} is read; under a causal mask a padded slot there may see no valid key"
-        raise PackingRefused(site.name, reason)
+        raise PackingRefused(site.name, reason + WITHOUT_PADDING)
 
 
 def _sees_a_token(spec: MaskSpec, numbers: frozenset[int] | None) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from helpers.encoder_graphs import PAD, EncoderSpec, build_encoder
 from helpers.encoder_runs import FP32, LENGTHS, MASK, assert_same_ragged, padded_feed, plain_session, rewritten, run
 from helpers.tolerances import assert_close
+from raggedrt.errors import FeatureError
 from raggedrt.plugins.runtime.ort import ort_session
 
 pytestmark = pytest.mark.ort_cpu
@@ -53,3 +54,15 @@ def test_ragged_rows_choose_among_their_own_tokens(head: str) -> None:
     spec = EncoderSpec(head=head, mask="causal_padding")
     pair = rewritten(build_encoder(spec), features=("pack",), io="ragged")
     assert_same_ragged(pair, spec, per_sequence=("pooled",), lengths=LENGTHS)
+
+
+@pytest.mark.parametrize("mask", ["window", "causal_padding"])
+def test_what_a_refused_fixed_slot_is_told_to_do_works(mask: str) -> None:
+    first, chosen = EncoderSpec(head="cls_gather", mask=mask), EncoderSpec(head="last_token", mask=mask)
+    with pytest.raises(FeatureError, match=r"--io ragged.*a token that attention_mask chooses"):
+        rewritten(build_encoder(first), features=("pack",))
+    ragged = rewritten(build_encoder(first), features=("pack",), io="ragged")
+    assert_same_ragged(ragged, first, per_sequence=("pooled",), lengths=LENGTHS)
+    want, got = _pooled(chosen, padded_feed(chosen)["input_ids"], MASK)
+    rows = MASK.any(axis=1)
+    assert_close(got[rows], want[rows], FP32)
