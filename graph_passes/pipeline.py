@@ -31,6 +31,7 @@ from raggedrt.graph_passes.report import Refusal, RewriteReport
 from raggedrt.graph_passes.rotary import spell_out_rotary
 from raggedrt.graph_passes.sites.by_shape import row_length
 from raggedrt.graph_passes.sites.find import Understanding, understand
+from raggedrt.graph_passes.sites.no_attention import why_none
 from raggedrt.graph_passes.slice_scatter import join_written_slices
 from raggedrt.graph_passes.views import collapse_views
 from raggedrt.plugins.bodies import attach_function_bodies
@@ -251,7 +252,7 @@ def _pack(
     record = report.record("pack")
     try:
         if not understanding.sites and not understanding.unknown_sites:
-            raise PackingRefused("graph", "no attention was found")
+            raise PackingRefused("graph", why_none(graph))
         if understanding.analysis.inputs.attention_mask is None:
             raise PackingRefused(NO_MASK_INPUT, NO_MASK_REASON)
         if len(cache := cache_inputs(graph)) > 1 and not specs:

@@ -1,4 +1,4 @@
-"""Why a graph is not understood: where the meaning of axes is lost, and which Softmax nodes are no attention."""
+"""Why a graph is not understood: where the meaning of axes is lost."""
 
 from __future__ import annotations
 
@@ -31,32 +31,3 @@ def axes_lost(graph: ir.Graph) -> list[dict[str, str]]:
         )
         found.append({"node": describe_node(node), "reason": reason})
     return found[:MOST_NODES]
-
-
-_THROUGH = ("Cast", "Identity", "Dropout", "Where", "Slice", "Reshape", "Mul", "Squeeze", "Unsqueeze", "Transpose")
-
-
-def why_no_attention(softmax: ir.Node) -> str:
-    """What becomes of a Softmax's result, for one that no attention site was found around."""
-    value, steps = softmax.outputs[0], 0
-    while True:
-        if value.is_graph_output():
-            return "its result is an output of the graph"
-        uses = [usage for usage in value.uses() if usage.node.op_type != "IsNaN"]
-        product = next((usage for usage in uses if usage.node.op_type in ("MatMul", "Gemm", "Einsum")), None)
-        if product is not None:
-            return _why_no_product(product.node, product.idx)
-        if len(uses) != 1 or uses[0].node.op_type not in _THROUGH or steps > 6:
-            ops = ", ".join(sorted({usage.node.op_type for usage in uses})) or "nothing"
-            return f"its result is read by {ops}, not multiplied with values"
-        value, steps = uses[0].node.outputs[0], steps + 1
-
-
-def _why_no_product(product: ir.Node, position: int) -> str:
-    other = product.inputs[1 - position] if len(product.inputs) > 1 and position < 2 else None
-    name = f"{product.name or product.outputs[0].name} ({product.op_type})"
-    if other is not None and other.const_value is not None:
-        return f"{name} multiplies its result with constant weights, as routing and gating do"
-    if position == 1:
-        return f"{name} takes its result as the right operand; attention is known as weights x values"
-    return f"{name} multiplies it with values, but no product of queries and keys was found before it"

@@ -16,8 +16,9 @@ from raggedrt.context_facts import bundle_contexts, context_facts
 from raggedrt.drawing import draw_mask, file_name
 from raggedrt.engine_facts import bundle_engines, engine_file_facts, is_engine
 from raggedrt.errors import InputError, RaggedRTError
-from raggedrt.explaining import axes_lost, why_no_attention
+from raggedrt.explaining import axes_lost
 from raggedrt.graph_passes.axes.rule import describe_node
+from raggedrt.graph_passes.sites.no_attention import why_no_attention
 from raggedrt.model_summary import environment, model_summary
 from raggedrt.onnx_files import read_onnx
 from raggedrt.plugins.bundle.model_facts import load_proto, model_facts
