@@ -18,6 +18,7 @@ from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.inputs import Polarity
 from raggedrt.graph_passes.sites.by_shape import site_by_shape
 from raggedrt.graph_passes.sites.guards import is_guard, only_looks
+from raggedrt.graph_passes.sites.lost import other_rows
 from raggedrt.graph_passes.sites.mask_terms import hidden_by_where, scalar, split_terms
 from raggedrt.graph_passes.sites.merged import disentangled, only_regroups, unmerged
 from raggedrt.graph_passes.sites.repeats import unrepeated
@@ -351,6 +352,9 @@ def _layouts(form: str, query: Axes, key: Axes, value: Axes) -> tuple[HeadLayout
         raise NotThisForm(form, f"query, key and value have ranks {found}, not 4 (or 3 with batch and heads merged)")
     rank = ranks.pop()
     slots = (rank - 2, rank - 1, rank - 2)
+    rows = [axes[slot] for axes, slot in zip((query, key, value), slots, strict=True)]
+    if (reason := other_rows(*rows)) is not None:
+        raise NotThisForm(form, reason)
     for axes, layout, slot in zip((query, key, value), layouts, slots, strict=True):
         if not has((axes[slot],), Kind.TOKEN):
             raise NotThisForm(form, "query, key and value are not laid out as [batch, heads, slots, head size]")

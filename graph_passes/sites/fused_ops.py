@@ -15,6 +15,7 @@ from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
 from raggedrt.graph_passes.sites import torch_op
 from raggedrt.graph_passes.sites.caches import cache_reasons, is_used, present_outputs
 from raggedrt.graph_passes.sites.group_query import group_query_attention
+from raggedrt.graph_passes.sites.lost import other_rows
 from raggedrt.graph_passes.sites.mask_terms import split_terms
 from raggedrt.graph_passes.sites.repeats import unrepeated
 from raggedrt.graph_passes.sites.site import (
@@ -74,6 +75,7 @@ def standard_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite:
     if len(axes) != 3:
         raise NotThisForm(form, "what the axes of query, key or value mean is not known")
     require_batch_first(form, *axes)
+    _require_tokens(form, axes)
     if len(axes[0]) == 4:
         projections = _with_head_axis(form, operands, axes, analysis)
     else:
@@ -109,6 +111,14 @@ def _presents(
     found = {output: row for output, row in zip(node.outputs[1:3], rows, strict=False) if is_used(output)}
     analysis.axes.update({output: analysis.axes_of(row) for output, row in found.items()})
     return found
+
+
+def _require_tokens(form: str, axes: list[Axes]) -> None:
+    """Refuse keys of other rows: slots come last but one."""
+    ranks = {len(own) for own in axes}
+    reason = other_rows(*(own[-2] for own in axes)) if len(ranks) == 1 else None
+    if reason is not None:
+        raise NotThisForm(form, reason)
 
 
 def _with_head_axis(form: str, operands: list[ir.Value], axes: list[Axes], analysis: AxisAnalysis) -> _Projections:
@@ -161,6 +171,7 @@ def multi_head_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSite
     axes = [analysis.axes_of(value) for value in operands]
     if any(value is None or own is None or len(own) != 3 for value, own in zip(operands, axes, strict=True)):
         raise NotThisForm(form, "query, key and value are not three tensors [batch, slots, hidden]")
+    _require_tokens(form, [own for own in axes if own is not None])
     heads = int_attribute(node, "num_heads", 0)
     widths = [static_size(own, 2, form, "hidden size") for own in axes if own is not None]
     values = [value for value in operands if value is not None]

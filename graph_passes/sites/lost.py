@@ -5,13 +5,24 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
-from raggedrt.graph_passes.axes.atoms import Kind, axis_size, has
+from raggedrt.graph_passes.axes.atoms import Axis, Kind, axis_size, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.axes.rule import describe_node
 from raggedrt.graph_passes.axes.rules import rule_for
 
 _MOST_NODES = 1000
 """How far back a cause is looked for."""
+
+
+def other_rows(query: Axis, key: Axis, value: Axis) -> str | None:
+    """Why attention of tokens to something else is not packed; None where it is not that."""
+    if not has((query,), Kind.TOKEN) or key != value or has((key,), Kind.TOKEN) or axis_size(key).static is not None:
+        return None
+    return (
+        f"its queries are the tokens and its keys are other rows ({'*'.join(axis_size(key).symbols)}), as in "
+        "cross-attention, and one graph packs one kind of row; export the encoder as a graph of its own and pack that, "
+        "and use this one as it is"
+    )
 
 
 def where_axes_are_lost(reader: ir.Node, analysis: AxisAnalysis) -> str | None:

@@ -51,3 +51,20 @@ def test_an_op_without_a_rule_is_named() -> None:
     graph = Prefixed(0)
     with pytest.raises(FeatureError, match="EyeLike"):
         rewritten(graph.model({"result": graph.y}), features=("pack",))
+
+
+@pytest.mark.parametrize("op_type", ["decomposed", "MultiHeadAttention", "Attention"])
+def test_attention_to_other_rows_is_named(op_type: str) -> None:
+    graph = Attended(23)
+    op, other = graph.op, graph.input("encoder_hidden_states", ["batch", "frames", WIDTH], ir.DataType.FLOAT)
+    keys, values = (op.MatMul(other, graph.weight(WIDTH, WIDTH)) for _ in range(2))
+    if op_type == "MultiHeadAttention":
+        result = graph.contrib(op_type, [graph.y, keys, values], num_heads=2)[0]
+    elif op_type == "Attention":
+        result = op.Attention(graph.y, keys, values, q_num_heads=2, kv_num_heads=2)
+    else:
+        query, key, value = (graph.heads(rows) for rows in (graph.y, keys, values))
+        weights = op.Softmax(op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2])), axis=-1)
+        result = op.MatMul(weights, value)
+    with pytest.raises(FeatureError, match=r"other rows \(encoder_hidden_states:1\), as in cross-attention.*; export"):
+        rewritten(graph.model({"result": result}), features=("pack",))
