@@ -97,7 +97,9 @@ def cache_axis(value: ir.Value) -> int | None:
     for usage in value.uses():
         node = usage.node
         if node.op_type == "Concat" and not node.domain and rank == 4:
-            return int_attribute(node, "axis", 0) % rank
+            axis = int_attribute(node, "axis", 0) % rank
+            if axis == 2 or "past" in str(_dim(value, axis)):  # images, too, are joined, along other axes
+                return axis
         if node.op_type in _FUSED_ATTENTION and usage.idx > 2:
             return 2 if rank == 4 else 3  # com.microsoft.Attention: [2, batch, heads, past, head size]
     return None
@@ -105,6 +107,11 @@ def cache_axis(value: ir.Value) -> int | None:
 
 def _rank(value: ir.Value) -> int:
     return 0 if value.shape is None else len(value.shape)
+
+
+def _dim(value: ir.Value, axis: int) -> int | str | None:
+    dim = None if value.shape is None else value.shape[axis]
+    return dim if dim is None or isinstance(dim, int) else dim.value
 
 
 def _leading(value: ir.Value) -> tuple[int | str | None, ...]:

@@ -71,7 +71,12 @@ class MaskBook:
         spec = site.spec.conjoined(MaskSpec(causal=site.causal))
         for found in specs:
             spec = spec.conjoined(found)
-        lengths = {term.value for term in site.masks if term.axes is MaskAxes.KEY_LENGTHS}
+        counted = [found.spec is not None and found.spec.reads_padding for found in explained]  # else all are keys
+        lengths = {
+            term.value
+            for term, counts in zip(site.masks, counted, strict=True)
+            if counts and term.axes is MaskAxes.KEY_LENGTHS
+        }
         if lengths and sum(found.reads_padding for found in specs) > 1:
             return SiteMask(None, "it has key lengths and another padding mask", proved=False)
         pairs = zip(site.masks, explained, strict=True)

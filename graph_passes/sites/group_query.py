@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis, infer_node
+from raggedrt.graph_passes.axes.atoms import Kind, has
 from raggedrt.graph_passes.axes.contents import int_attribute
 from raggedrt.graph_passes.masks.algebra import Everything, Window
 from raggedrt.graph_passes.masks.inputs import MaskAxes, Polarity
@@ -117,6 +118,8 @@ def _call(node: ir.Node, analysis: AxisAnalysis) -> _Call:
     if axes is None or len(axes) != 3 or not heads or not kv_heads or not isinstance(graph, ir.Graph):
         raise NotThisForm(FORM, "the query is not [batch, slots, hidden], or the numbers of heads are not given")
     require_batch_first(FORM, axes)
+    if not has((axes[1],), Kind.TOKEN):  # rotary tables and key lengths count the slots of the padding mask
+        raise NotThisForm(FORM, "its rows are no tokens of the graph's inputs")
     packed = len(node.inputs) < 3 or node.inputs[1] is None
     width = static_size(axes, 2, FORM, "hidden size")
     blocks = heads + 2 * kv_heads if packed else heads

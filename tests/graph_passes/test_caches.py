@@ -106,3 +106,11 @@ def test_presents_of_fused_ops_are_served(op_type: str) -> None:
     assert pair.ops.count("RaggedAttention") == 2
     assert not {"Attention", "MultiHeadAttention"} & set(pair.ops)
     _check(pair, embeddings(), {}, slots)
+
+
+def test_images_that_are_joined_are_no_cache() -> None:
+    graph = Attended()
+    image = graph.input("image", ["batch", 3, "height", "width"], ir.DataType.FLOAT)
+    both = graph.op.Concat(image, image, axis=1)
+    with pytest.raises(InputError, match="no input of the graph is a cache"):
+        rewritten(graph.model({"result": graph.y, "both": both}), prefill=True)

@@ -217,3 +217,19 @@ def test_lowered_by_itself_where_nothing_is_packed() -> None:
     for name, values in want.items():
         order = (0, 1, 2) if values.ndim == 3 else (0, 2, 1, 3)
         assert_close(got[name].transpose(order)[valid], values.transpose(order)[valid], FP32, name)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+def test_padding_in_the_bias_beside_lengths_of_whole_rows(causal: int) -> None:
+    graph = Decoder(counted=False, causal=causal)
+    keep = graph.op.Cast(graph.op.Unsqueeze(graph.mask, graph.ints([1, 2])), to=ir.DataType.BOOL)
+    length = graph.op.Shape(graph.mask, start=1, end=2)
+    square = graph.op.Concat(graph.op.Shape(graph.mask, start=0, end=1), graph.ints([1]), length, length, axis=0)
+    bias = graph.op.Where(graph.op.Expand(keep, square), graph.number(0.0), graph.number(-3e38))
+    for number in range(LAYERS):
+        graph.layer(number, attention_bias=bias)
+    pair = rewritten(graph.closed(), features=("pack",))
+    plan = next(node for node in pair.model.graph if node.op_type == "PackingPlan")
+    assert plan.inputs[0] is not None
+    assert plan.inputs[0].name == "attention_mask"  # nothing but tokens is packed
+    _check_padded(pair)
