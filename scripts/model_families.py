@@ -119,16 +119,6 @@ MORE_CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "sliding_window": _WINDOW,
         "layer_types": ["sliding_attention", "full_attention"],
     },
-    "bloom": {"vocab_size": 100, "hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0},
-    "mpt": {
-        "vocab_size": 100,
-        "expansion_ratio": 2,
-        "d_model": 32,
-        "n_layers": 2,
-        "n_heads": 4,
-        "max_seq_len": 80,
-        "pad_token_id": 0,
-    },
     "zaya": {**_DECODER, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 32},
 }
 
@@ -198,8 +188,6 @@ FAMILIES: tuple[Family, ...] = (
     Family("Gemma 3", "gemma3_text", **_CAUSAL),
     Family("Phi-3", "phi3", **_CAUSAL),
     Family("GPT-OSS", "gpt_oss", experts="batched_mm", **_CAUSAL),
-    Family("Bloom", "bloom", **_CAUSAL),
-    Family("MPT", "mpt", **_CAUSAL),
     Family("ZAYA", "zaya", experts="batched_mm", **_CAUSAL),
 )
 
