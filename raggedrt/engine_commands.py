@@ -14,6 +14,8 @@ from raggedrt.plugins.tensorrt.job import HARDWARE_LEVELS
 BOUNDS = (("min", "minimum"), ("opt", "optimum"), ("max", "maximum"))
 PROGRAMS = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "trtexec"}
 """The product's own tool, by target; that of TensorRT for RTX takes trtexec's options."""
+REBUILT = "rebuilt.plan"
+"""What builds write: not the bundle's own engine, which its manifest knows by its hash."""
 HARDWARE_MODES = {"ampere+": "ampere+", "same-compute-capability": "sameComputeCapability"}
 """Levels of hardware compatibility as trtexec calls them; Polygraphy takes TensorRT's own names."""
 ALWAYS_TYPED = 11
@@ -43,11 +45,13 @@ def commands(engine: EngineRecord, files: Files) -> list[tuple[str, str]]:
     """What each command line does, and the command line."""
     program = PROGRAMS[engine.target]
     lines = [
-        (f"build the engine with {program}", shlex.join([program, *_trtexec_build(engine, files)])),
+        (f"build the engine with {program}, as {REBUILT}", shlex.join([program, *_trtexec_build(engine, files)])),
         (f"time it with {program}, at the best shapes of each profile", _trtexec_run(engine, program, files)),
     ]
     if not _serialized(engine):  # Polygraphy has no option for it
-        lines.append(("build the engine with Polygraphy", _polygraphy(engine, files, _convert(engine, files))))
+        lines.append(
+            (f"build the engine with Polygraphy, as {REBUILT}", _polygraphy(engine, files, _convert(engine, files)))
+        )
     values = "the sample inputs" if files.samples is not None else "the same random values"
     return [
         *lines,
@@ -72,7 +76,7 @@ def _serialized(engine: EngineRecord) -> bool:
 
 def _trtexec_build(engine: EngineRecord, files: Files) -> Iterable[str]:
     yield f"--onnx={files.graph}"
-    yield f"--saveEngine={engine.file}"
+    yield f"--saveEngine={REBUILT}"
     yield from _trtexec_plugins(engine, files, building=True)
     if engine.target == "tensorrt-rtx":
         yield f"--computeCapabilities={','.join(map(str, engine.compute_capabilities))}"
@@ -129,7 +133,7 @@ def _polygraphy(engine: EngineRecord, files: Files, arguments: Iterable[str]) ->
 
 
 def _convert(engine: EngineRecord, files: Files) -> Iterable[str]:
-    yield from ("convert", files.graph, "-o", engine.file, "--strongly-typed", *_profiles(engine.profiles))
+    yield from ("convert", files.graph, "-o", REBUILT, "--strongly-typed", *_profiles(engine.profiles))
     if engine.target == "tensorrt-rtx":
         yield "--compute-capabilities"
         yield from (f"{number // 10}.{number % 10}" for number in engine.compute_capabilities)

@@ -54,8 +54,8 @@ def _record(target: str, **changes: Any) -> EngineRecord:
 @pytest.mark.none
 def test_the_products_own_tool_gets_every_profile() -> None:
     lines = dict(commands(_record("tensorrt-rtx"), FILES))
-    build = shlex.split(lines["build the engine with tensorrt_rtx"])
-    assert build[:3] == ["tensorrt_rtx", "--onnx=model.onnx", "--saveEngine=engines/model.plan"]
+    build = shlex.split(lines["build the engine with tensorrt_rtx, as rebuilt.plan"])
+    assert build[:3] == ["tensorrt_rtx", "--onnx=model.onnx", "--saveEngine=rebuilt.plan"]
     assert "--computeCapabilities=86,120" in build
     place = build.index("--profile=1")
     assert build[place + 1 : place + 4] == [
@@ -71,7 +71,7 @@ def test_the_products_own_tool_gets_every_profile() -> None:
 @pytest.mark.none
 def test_plugins_beside_the_engine_are_loaded_by_every_line() -> None:
     lines = dict(commands(_record("tensorrt", plugins=_plugins(serialized=False)), WITH_PLUGINS))
-    build = shlex.split(lines["build the engine with trtexec"])
+    build = shlex.split(lines["build the engine with trtexec, as rebuilt.plan"])
     assert build[1] == "--onnx=model.trt.onnx"
     assert {"--dynamicPlugins=lib/libraggedrt_trt.so", "--stronglyTyped", "--noTF32"} <= set(build)
     assert "setPluginsToSerialize" not in "".join(lines.values())
@@ -81,7 +81,7 @@ def test_plugins_beside_the_engine_are_loaded_by_every_line() -> None:
         "--loadInputs=input_ids:engine_inputs/1/input_ids.bin,cu_seqlens:engine_inputs/1/cu_seqlens.bin"
     )
     for line in (
-        "build the engine with Polygraphy",
+        "build the engine with Polygraphy, as rebuilt.plan",
         "compare engine and ONNX Runtime on the sample inputs with Polygraphy",
     ):
         words = shlex.split(lines[line])
@@ -101,7 +101,7 @@ def test_an_engine_that_brings_its_plugins_is_built_with_them_and_loaded_alone()
         builder_version="11.4.0.106",
     )
     lines = dict(commands(record, WITH_PLUGINS))
-    build = set(shlex.split(lines["build the engine with trtexec"]))
+    build = set(shlex.split(lines["build the engine with trtexec, as rebuilt.plan"]))
     assert {
         "--dynamicPlugins=lib/libraggedrt_trt.so",
         "--setPluginsToSerialize=lib/libraggedrt_trt.so",
@@ -112,7 +112,7 @@ def test_an_engine_that_brings_its_plugins_is_built_with_them_and_loaded_alone()
     run = shlex.split(lines["time it with trtexec, at the best shapes of each profile"].splitlines()[0])
     assert run[2] == "--versionCompatible"
     assert not any("Plugins" in word for word in run)
-    assert not any(what.startswith("build the engine with Polygraphy") for what in lines)
+    assert not any(what.startswith("build the engine with Polygraphy, as rebuilt.plan") for what in lines)
 
 
 @pytest.mark.none
@@ -139,7 +139,7 @@ def test_sample_inputs_are_what_packed_tokens_mean(tmp_path: pathlib.Path) -> No
 def test_the_text_says_what_each_line_does() -> None:
     text = script(_record("tensorrt-rtx"), FILES)
     assert text.count("\n# ") == 4
-    assert "POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy convert model.onnx -o engines/model.plan --strongly-typed" in text
+    assert "POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy convert model.onnx -o rebuilt.plan --strongly-typed" in text
 
 
 @pytest.mark.tensorrt
@@ -150,8 +150,7 @@ g (int64[tokens] input_ids, int32[ends] cu_seqlens) => (float[tokens] y, float[e
   z = Cast <to = 1> (cu_seqlens)
 }""")
     onnx.save(model, tmp_path / "model.onnx")
-    (tmp_path / "engines").mkdir()
-    line = dict(commands(_record("tensorrt-rtx"), FILES))["build the engine with Polygraphy"]
+    line = dict(commands(_record("tensorrt-rtx"), FILES))["build the engine with Polygraphy, as rebuilt.plan"]
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["/bin/sh", "-c", line],
@@ -163,4 +162,4 @@ g (int64[tokens] input_ids, int32[ends] cu_seqlens) => (float[tokens] y, float[e
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "engines" / "model.plan").read_bytes()[:4] == b"vtrt"
+    assert (tmp_path / "rebuilt.plan").read_bytes()[:4] == b"vtrt"
