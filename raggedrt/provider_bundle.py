@@ -153,6 +153,18 @@ def compile_bundle(
         return writer.finish(ManifestDraft(**{**fields, "ep_context": context}))
 
 
+def provider_text(manifest: ManifestDraft, library: str) -> str:
+    """What a program in another language needs: the file to load, then the provider's options, as `key=value` lines.
+
+    Paths are relative to the bundle; `library` registers the plugins.
+    """
+    compiled = manifest.ep_context
+    profiles = [] if compiled is not None else [envelope(manifest.profiles)]
+    model = manifest.plugin_model if compiled is None else compiled.file
+    options = {"model": str(model), **tensorrt_options(profiles, plugin_libraries=[library])}
+    return "".join(f"{key}={value}\n" for key, value in options.items())
+
+
 def with_provider_files(draft: ManifestDraft, files: ProviderFiles | None) -> ManifestDraft:
     """The manifest of a bundle with these files, if any."""
     if files is None:

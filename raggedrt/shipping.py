@@ -34,11 +34,13 @@ from raggedrt.plugins.tensorrt.libraries import PROVIDER_TENSORRT, find_plugins,
 from raggedrt.plugins.tensorrt.profiles import envelope
 from raggedrt.plugins.tensorrt.provider_options import tensorrt_options
 from raggedrt.progress import step
+from raggedrt.provider_bundle import provider_text
 from raggedrt.triton import Deployment, config_text
 
 FORMATS = ("dir", "tar", "triton")
 COMMANDS_NAME = "engine_commands.txt"
 SAMPLES_NAME = "engine_inputs"
+PROVIDER_NAME = "tensorrt_provider.txt"
 CONFIG_NAME = "config.pbtxt"
 VERSION_FOLDER = "1"
 TRITON_BACKENDS = {"tensorrt": "tensorrt"}
@@ -150,6 +152,8 @@ def _notes(bundle: Bundle, extras: list[pathlib.Path]) -> Iterator[str]:
     if bundle.manifest.target in PACK_TARGETS and bundle.facts.nodes and not packs:
         without = "no call of the engine succeeds" if bundle.manifest.engines else "a GPU runs function bodies"
         yield f"no kernel packs were found, so {without}; raggedrt doctor --build-kernels, ship again"
+    if bundle.manifest.target == PROVIDER_TARGET and _has_plugins(extras):
+        yield f"{PROVIDER_NAME} has the options of ONNX Runtime's TensorRT provider for programs in other languages"
     if bundle.manifest.engines:
         yield f"{COMMANDS_NAME} has the command lines that build and run the engine again"
 
@@ -166,6 +170,9 @@ def _folder(bundle: Bundle, output: pathlib.Path, extras: list[pathlib.Path], *,
             place.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, place)
         _write_commands(bundle, writer.directory, extras)
+        if bundle.manifest.target == PROVIDER_TARGET and _has_plugins(extras):
+            text = provider_text(bundle.manifest, f"{LIBRARY_FOLDER}/{REGISTRAR_NAME}")
+            (writer.directory / PROVIDER_NAME).write_text(text, encoding="utf-8")
         fields = {field: getattr(bundle.manifest, field) for field in ManifestDraft.model_fields}
         writer.finish(ManifestDraft(**fields))
 

@@ -5,6 +5,7 @@
 //   raggedrt ship minilm -o shipped
 //   printf '101 7592 102\n101 2088 2003 102\n' | ./run_bundle shipped
 //
+// With --tensorrt a bundle of target ort-trt runs on ONNX Runtime's TensorRT provider, whose options lie beside it.
 // Every line of standard input is one sequence of token ids. Outputs are printed by name, shape and first values.
 
 #include <onnxruntime_cxx_api.h>
@@ -15,6 +16,7 @@
 #include <exception>
 #include <fstream>
 #include <iostream>
+#include <memory>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -24,6 +26,8 @@ namespace {
 
 constexpr const char* kModel = "/model.onnx";
 constexpr const char* kLibrary = "/lib/libraggedrt_ops.so";
+constexpr const char* kProvider = "/tensorrt_provider.txt";
+constexpr const char* kPlugins = "trt_extra_plugin_lib_paths";
 constexpr int kShown = 4;
 
 // A batch without padding: the tokens of all sequences end to end.
@@ -78,13 +82,48 @@ void print(const std::string& name, const Ort::Value& value) {
   std::printf("\n");
 }
 
-void run(const std::string& bundle) {
+// Adds the TensorRT provider with the options that were shipped; returns the model that it takes.
+std::string add_tensorrt(const std::string& bundle, Ort::SessionOptions& options) {
+  std::ifstream lines(bundle + kProvider);
+  if (!lines) throw std::runtime_error(bundle + kProvider + " is missing; ship a bundle of target ort-trt");
+  std::string model;
+  std::vector<std::string> keys, values;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t equals = line.find('=');
+    if (equals == std::string::npos) continue;
+    const std::string key = line.substr(0, equals), value = line.substr(equals + 1);
+    if (key == "model") {
+      model = bundle + "/" + value;
+    } else {
+      keys.push_back(key);
+      values.push_back(key == kPlugins ? bundle + "/" + value : value);
+    }
+  }
+  std::vector<const char*> names, texts;
+  for (const std::string& key : keys) names.push_back(key.c_str());
+  for (const std::string& value : values) texts.push_back(value.c_str());
+  const OrtApi& api = Ort::GetApi();
+  OrtTensorRTProviderOptionsV2* provider = nullptr;
+  Ort::ThrowOnError(api.CreateTensorRTProviderOptions(&provider));
+  const std::unique_ptr<OrtTensorRTProviderOptionsV2, decltype(api.ReleaseTensorRTProviderOptions)> owned(
+      provider, api.ReleaseTensorRTProviderOptions);
+  Ort::ThrowOnError(api.UpdateTensorRTProviderOptions(provider, names.data(), texts.data(), names.size()));
+  options.AppendExecutionProvider_TensorRT_V2(*provider);
+  return model;
+}
+
+// The native model. Without the op library the function bodies inside it serve: the same values, slowly.
+std::string add_op_library(const std::string& bundle, Ort::SessionOptions& options) {
+  const std::string library = bundle + kLibrary;
+  if (std::ifstream(library).good()) options.RegisterCustomOpsLibrary(library.c_str());
+  return bundle + kModel;
+}
+
+void run(const std::string& bundle, bool tensorrt) {
   Ort::Env env(ORT_LOGGING_LEVEL_WARNING, "run_bundle");
   Ort::SessionOptions options;
-  const std::string library = bundle + kLibrary;
-  // Without the op library the function bodies inside the model serve: the same values, slowly.
-  if (std::ifstream(library).good()) options.RegisterCustomOpsLibrary(library.c_str());
-  Ort::Session session(env, (bundle + kModel).c_str(), options);
+  const std::string model = tensorrt ? add_tensorrt(bundle, options) : add_op_library(bundle, options);
+  Ort::Session session(env, model.c_str(), options);
 
   Ort::AllocatorWithDefaultOptions allocator;
   std::vector<std::string> names;
@@ -112,12 +151,13 @@ void run(const std::string& bundle) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: %s BUNDLE < token_ids\n", argv[0]);
+  const bool tensorrt = argc == 3 && std::string(argv[2]) == "--tensorrt";
+  if (argc != 2 && !tensorrt) {
+    std::fprintf(stderr, "usage: %s BUNDLE [--tensorrt] < token_ids\n", argv[0]);
     return 2;
   }
   try {
-    run(argv[1]);
+    run(argv[1], tensorrt);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s: %s\n", argv[0], error.what());
     return 1;

@@ -14,7 +14,7 @@ import pytest
 import raggedrt
 from helpers.plugin_folders import plugins_in
 from helpers.project import ROOT, compiler
-from helpers.provider_bundles import provider_bundle
+from helpers.provider_bundles import CONTEXT, ENGINE, provider_bundle
 from helpers.text_proto import parse_text_proto
 from helpers.tolerances import Tolerance, assert_close
 from raggedrt.cli import main
@@ -216,6 +216,11 @@ def test_a_bundle_for_the_tensorrt_provider_brings_the_plugins(
     assert set(folder.libraries) >= {LIBRARY_NAME, PLUGIN_LIBRARY_NAME, REGISTRAR_NAME}
     session = raggedrt.Session(folder.path, providers=["CPUExecutionProvider"], trust_bundle=True)
     assert session.native
+    lines = (folder.path / "tensorrt_provider.txt").read_text().splitlines()
+    options = dict(line.split("=", 1) for line in lines)
+    assert options.pop("model") == "model.trt.onnx"
+    assert options.pop("trt_extra_plugin_lib_paths") == f"lib/{REGISTRAR_NAME}"
+    assert options.keys() == {f"trt_profile_{bound}_shapes" for bound in ("min", "opt", "max")}
     shipped = raggedrt.ship(bundle.path, tmp_path / "models", format="triton", server_path="/srv/models")
     model = shipped.path
     assert (model / "1" / "model.trt.onnx").read_bytes() == (bundle.path / "model.trt.onnx").read_bytes()
@@ -229,6 +234,31 @@ def test_a_bundle_for_the_tensorrt_provider_brings_the_plugins(
     assert options["trt_extra_plugin_lib_paths"] == f"/srv/models/toy/lib/{REGISTRAR_NAME}"
     assert options["trt_profile_max_shapes"].startswith("input_ids:4x8" if io == "padded" else "input_ids:32")
     assert any("takes minutes" in note for note in shipped.notes)
+
+
+def test_what_was_compiled_is_named_for_other_programs(
+    op_library: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLUGINS_VARIABLE, str(plugins_in(tmp_path / "plugins")))
+    folder = raggedrt.ship(provider_bundle(tmp_path / "toy", engine=ENGINE).path, tmp_path / "folder").path
+    assert (folder / "tensorrt_provider.txt").read_text().splitlines() == [
+        f"model={CONTEXT}",
+        f"trt_extra_plugin_lib_paths=lib/{REGISTRAR_NAME}",
+    ]
+    assert (folder / CONTEXT).is_file()
+
+
+def test_a_cpp_program_without_the_provider_says_so(
+    program: list[str], op_library: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLUGINS_VARIABLE, str(plugins_in(tmp_path / "plugins")))
+    folder = raggedrt.ship(provider_bundle(tmp_path / "toy", "ragged").path, tmp_path / "folder").path
+    done = subprocess.run(
+        [*program, str(folder), "--tensorrt"], input="5 6\n", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "TensorRT execution provider" in done.stderr
+    assert _run(program, folder, [[5, 6]]).returncode == 0
 
 
 def test_without_plugins_the_native_model_is_served(
