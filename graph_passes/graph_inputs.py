@@ -58,6 +58,8 @@ _FUSED_ATTENTION = (
     "SparseAttention",
     "DecoderMaskedMultiHeadAttention",
 )
+
+
 def inputs_of_rows(graph: ir.Graph, length: int | None) -> GraphInputs:
     """What a mask may depend on that is no matter of tokens: the batch, which every input begins with, and constants.
 
