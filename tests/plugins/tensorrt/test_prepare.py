@@ -56,10 +56,20 @@ def test_values_stay_and_no_op_of_ours_does(name: str, lengths: tuple[int, ...])
     assert_same_ragged(pair, spec, per_sequence=per_sequence, lengths=lengths)
 
 
-def test_what_attention_derives_from_lengths_is_derived_once() -> None:
-    counts = [Counter(prepared(EncoderSpec(layers=layers)).ops) for layers in (1, 3)]
-    assert counts[0]["ScatterElements"] == counts[1]["ScatterElements"] == 1
-    assert counts[1]["Softmax"] == 3
+@pytest.mark.parametrize(
+    ("changes", "casts"),
+    [({}, 0), ({"dtype": ir.DataType.FLOAT16, "head_size": 64}, 2), ({"dtype": ir.DataType.FLOAT16}, 4)],
+    ids=["float32", "float16", "a scale that 16 bits do not hold"],
+)
+def test_what_attention_derives_from_lengths_is_derived_once(changes: dict[str, Any], casts: int) -> None:
+    """What another layer adds: three gathers into padded slots and one back, and no shape, mask or index."""
+    first, second = (Counter(prepared(EncoderSpec(**{**changes, "layers": layers})).ops) for layers in (1, 2))
+    added = second - first
+    assert first["ScatterElements"] == second["ScatterElements"] == 1
+    assert (added["Gather"], added["Softmax"], added["Transpose"], added["Where"]) == (4, 1, 1, 1)
+    assert added["Cast"] == casts
+    for op in ("Shape", "Concat", "Slice", "Range", "Expand", "Unsqueeze", "ConstantOfShape", "Not", "Less"):
+        assert added[op] == 0, op
 
 
 def _plan_model(opset: int = 20, *, attributes: str = "", of_mask: bool = False) -> ir.Model:
