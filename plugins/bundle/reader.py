@@ -159,7 +159,10 @@ def _check_context(root: pathlib.Path, manifest: Manifest, name: str) -> None:
     model = load_proto(place)
     facts = model_facts(model)
     check_external_data(facts, place.parent, str(place))
-    read = {*check_context_files(ep_contexts(model), place.parent, str(place)), *facts.external_files}
+    contexts = ep_contexts(model)
+    if not contexts:
+        raise InputError(f"{place} has nothing that was compiled (no EPContext node); build it again.")
+    read = {*check_context_files(contexts, place.parent, str(place)), *facts.external_files}
     listed = {(place.parent / file).relative_to(root).as_posix() for file in read}
     if unlisted := listed - manifest.files.keys():
         raise InputError(f"{place} reads {min(unlisted)!r}, which the manifest does not list; build it again.")

@@ -128,6 +128,21 @@ def test_what_was_compiled_lies_in_its_folder(tmp_path: pathlib.Path, place: str
         provider_bundle(tmp_path / "bundle", engine=place)
 
 
+def test_a_compiled_model_has_compiled_parts(tmp_path: pathlib.Path) -> None:
+    record = ContextRecord(
+        file="model.trt.onnx",
+        provider=PROVIDER,
+        runtime_version="1.31.1",
+        sdk_version="10.9.0",
+        compute_capability=89,
+        graph_sha256="0" * 64,
+    )
+    with pytest.raises(InputError, match="nothing that was compiled"):
+        provider_bundle(tmp_path / "bundle", ep_context=record)
+    with pytest.raises(InputError, match="does not list 'engines/nowhere"):
+        provider_bundle(tmp_path / "other", ep_context=record.model_copy(update={"file": "engines/nowhere.onnx"}))
+
+
 def test_an_engine_that_the_manifest_does_not_list_is_refused(tmp_path: pathlib.Path) -> None:
     found = provider_bundle(tmp_path / "bundle", engine=ENGINE)
     (found.path / "engines" / "other.engine").write_bytes(b"ftrt")
