@@ -116,10 +116,9 @@ def test_a_bundle_vouches_for_it(tmp_path: pathlib.Path) -> None:
             write_plugin_model(place, writer.directory / PLUGIN_MODEL_NAME)
             if foreign:
                 other = onnx.load(writer.directory / PLUGIN_MODEL_NAME, load_external_data=False)
-                other.graph.initializer[0].external_data[0].value = "report.json"
-                other.graph.initializer[0].external_data[1].value = "0"
-                other.graph.initializer[0].external_data[2].value = "1"
-                (writer.directory / "report.json").write_text("{}")
+                places = {entry.key: entry for entry in other.graph.initializer[0].external_data}
+                places["location"].value, places["offset"].value = "report.json", "0"
+                (writer.directory / "report.json").write_text("{}".ljust(int(places["length"].value)))
                 onnx.save(other, writer.directory / PLUGIN_MODEL_NAME)
             writer.finish(toy_draft("padded", plugin_model=PLUGIN_MODEL_NAME))
 
