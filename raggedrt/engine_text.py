@@ -14,6 +14,7 @@ def engine_text(record: Mapping[str, Any], report: Mapping[str, Any] | None) -> 
     capabilities = ", ".join(map(str, record["compute_capabilities"]))
     parts = [
         f"engine {record['file']}: {record['builder']} {record['builder_version']}, compute capability {capabilities}",
+        places_text(record),
         profiles_text(record["profiles"]),
     ]
     if report is not None:
@@ -21,6 +22,21 @@ def engine_text(record: Mapping[str, Any], report: Mapping[str, Any] | None) -> 
     elif record["device_memory_bytes"] is not None:
         parts.append(f"activations on the device at the greatest shapes: {_size(record['device_memory_bytes'])}")
     return "\n".join(part for part in parts if part)
+
+
+def places_text(record: Mapping[str, Any]) -> str:
+    """The plugins of an engine, and where it runs beside the place that it was built in."""
+    parts = []
+    if plugins := record.get("plugins"):
+        place = "inside" if plugins["serialized"] else "to be loaded before it"
+        parts.append(
+            f"plugins {place}: {', '.join(plugins['creators'])} (version {plugins['version']}, ABI {plugins['abi']})"
+        )
+    if record.get("version_compatible"):
+        parts.append("later versions of the same major version run it too")
+    if record.get("hardware_compatibility", "none") != "none":
+        parts.append(f"GPUs: {record['hardware_compatibility']}")
+    return "; ".join(parts)
 
 
 def engines_text(facts: Mapping[str, Any]) -> str:

@@ -89,6 +89,15 @@ build() {
 run_tests() {
   step "CUDA tests"
   "$python" -m pytest -m cuda -q -p no:cacheprovider || failed+=("tests")
+  if ! "$python" -c 'import tensorrt' 2>/dev/null; then
+    note "TensorRT is not installed: its engines are not tested (pip install tensorrt-cu13; TENSORRT_ROOT for its headers)"
+    return
+  fi
+  step "TensorRT tests"
+  pip install -q polygraphy || note "Polygraphy is missing: the tests will say so"
+  "$venv/bin/raggedrt" doctor --build-plugins || failed+=("TensorRT plugins")
+  "$python" -m pytest -m tensorrt -q -p no:cacheprovider tests/raggedrt/test_tensorrt_device.py \
+    tests/raggedrt/test_ort_trt_device.py tests/plugins/native/tensorrt || failed+=("TensorRT tests")
 }
 
 run_benchmarks() {

@@ -15,6 +15,7 @@ from helpers.text_proto import parse_text_proto
 from raggedrt.cli import main
 from raggedrt.errors import TargetError
 from raggedrt.plugins.bundle.reader import open_bundle
+from raggedrt.plugins.contract.abi import ABI_VERSION
 from raggedrt.plugins.kernel_packs import lookup
 from raggedrt.plugins.kernel_packs.pack_file import pack_name
 from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
@@ -152,7 +153,9 @@ def test_run_and_bench_without_the_device_are_exit_5(
     assert not (tmp_path / "out.npz").exists()
     assert main(["bench", str(bundle.path)]) in (2, 5)
     assert main(["inspect", str(bundle.path)]) == 0
-    assert "does not run here" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "does not run here" in told
+    assert f"plugins to be loaded before it: RaggedAttention (version 0.1.0, ABI {ABI_VERSION})" in told
 
 
 def test_a_shipped_engine_brings_its_plugins(

@@ -26,7 +26,7 @@ from raggedrt.plugins.bundle.writer import BundleWriter
 from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.plugins.runtime.ort import Native, ort_session
 from raggedrt.plugins.tensorrt.form import ORT_PLUGIN_DOMAIN, to_native
-from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, write_plugin_model
+from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, plan_without_mask, write_plugin_model
 
 pytestmark = pytest.mark.ort_cpu
 
@@ -98,6 +98,17 @@ def test_every_value_has_a_type_and_a_rank(tmp_path: pathlib.Path) -> None:
     graph = onnx.load(tmp_path / PLUGIN_MODEL_NAME, load_external_data=False).graph
     known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.HasField("shape")}
     assert {name for node in graph.node for name in node.output if name} <= known
+
+
+def test_a_ragged_model_for_another_target_loses_its_data_dependent_size() -> None:
+    spec = EncoderSpec(head="two")
+    pair = rewritten(build_encoder(spec), target="ort-cpu", io="ragged")
+    assert "PackingPlan" in pair.ops
+    assert plan_without_mask(pair.model)
+    assert "PackingPlan" not in pair.ops
+    assert not [name for _, name, _ in pair.model.functions if name == "LengthsPlan"]
+    assert_same_ragged(pair, spec, per_sequence=("pooled",))
+    assert not plan_without_mask(pair.model)
 
 
 @pytest.mark.parametrize("native", [False, "auto"])
