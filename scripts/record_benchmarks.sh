@@ -13,3 +13,4 @@ done
 "$bin/python" scripts/bench_sparse_attention.py --threads 2 --output "$out/sparse_attention_cpu"
 "$bin/python" scripts/bench_bigbird.py --output "$out/bigbird_cpu"
 "$bin/python" scripts/bench_families.py --output "$out/families_cpu"
+"$bin/python" scripts/bench_engines.py --work build/engines --output "$out/engines"

@@ -21,7 +21,7 @@ import pytest
 import raggedrt
 from raggedrt.batches import ragged_offsets
 from raggedrt.cli import main
-from raggedrt.engine_check import check_tensors
+from raggedrt.engine_check import check_engine_tensors, check_tensors
 from raggedrt.errors import InputError, RaggedRTError, TargetError
 from raggedrt.plugins.bundle.reader import Bundle, open_bundle
 from raggedrt.plugins.contract.io_roles import Role
@@ -84,6 +84,22 @@ def test_engine_and_manifest_agree_on_inputs_and_outputs(engine_bundle: Bundle) 
         check_tensors({**found, "inputs": changed}, inputs, outputs, "the engine")
     with pytest.raises(RaggedRTError, match="TensorRT sees the output"):
         check_tensors({**found, "outputs": []}, inputs, outputs, "the engine")
+
+
+def test_the_engine_itself_has_the_bounds_of_the_manifest(engine_bundle: Bundle) -> None:
+    """As the builder tells them of the finished engine."""
+    manifest = engine_bundle.manifest
+    found = engine_bundle.report["engine"]["facts"]["engine_tensors"]
+    inputs, outputs = ([r.tensor_role for r in records] for records in (manifest.inputs, manifest.outputs))
+    assert {tensor["Name"] for tensor in found} == {role.name for role in (*inputs, *outputs)}
+    for tensor in found:
+        role = next(role for role in (*inputs, *outputs) if role.name == tensor["Name"])
+        assert len(tensor["Dimensions"]) == len(role.shape)
+    check_engine_tensors(found, inputs, outputs, manifest.profiles, "the engine")
+    with pytest.raises(RaggedRTError, match=r"was built for 'input_ids' of the shapes .* were asked for"):
+        check_engine_tensors(found, inputs, outputs, manifest.profiles[:-1], "the engine")
+    with pytest.raises(RaggedRTError, match="the engine has the outputs"):
+        check_engine_tensors(found, inputs, outputs[:-1], manifest.profiles, "the engine")
 
 
 def test_profiles_admit_every_call_of_the_lengths_asked_for(engine_bundle: Bundle) -> None:
