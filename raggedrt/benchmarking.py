@@ -183,11 +183,12 @@ def bench(
     threads = threads or len(os.sched_getaffinity(0))
     providers = providers_beside(opened.manifest.target)
     options = RunnerOptions(threads=threads, allow_pickle=allow_pickle, trust_bundle=trust_bundle, providers=providers)
+    # First of all: ONNX Runtime asks TensorRT for its plugins once, when a process makes the first session of it.
+    session = Session(opened, threads=threads, trust_bundle=trust_bundle)
     with tempfile.TemporaryDirectory(prefix="raggedrt-bench-") as folder:
         peers = open_baselines(opened, baseline, pathlib.Path(folder), options)
         demand = Demand(lengths, batch_size, batches, longest, order == "sorted", seed)
         workload = make_workload(opened, peers[0].specs, demand, lengths_from)
-        session = Session(opened, threads=threads, trust_bundle=trust_bundle)
         imposed = sorted({mask["imposed"] for mask in opened.manifest.mask_specs if mask.get("imposed")})
         errors, *_ = (_check(session, peer, workload, tolerance, approximate=bool(imposed)) for peer in peers)
         seconds = time_interleaved(_jobs(session, peers, workload), rounds)
