@@ -57,7 +57,7 @@ def attention_entries(
             op="RaggedAttention" if site.anchor in lowered else None,
             reason=None
             if site.anchor in lowered
-            else (mask.kept or mask.reason or "; ".join(site.unsupported) or refused.get(site.name) or general),
+            else (mask.kept or refused.get(site.name) or mask.reason or "; ".join(site.unsupported) or general),
             proved=None if mask.spec is None else mask.proved,
             mask_spec=None if mask.spec is None else mask.spec.to_json(),
             sparsity=None if mask.imposed is None else imposed_text(mask.imposed),

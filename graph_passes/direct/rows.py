@@ -46,7 +46,7 @@ class Rows:
 
     def slots(self) -> ir.Value:
         """Int64 [S], counted up from 0."""
-        return self._once("slots", lambda: self._count_up(self.length, "slots"))
+        return self._once("slots", lambda: self._count_up(self.length, self.tape.fresh_name("slots")))
 
     def slot_positions(self) -> ir.Value:
         """Int32 [B*S]: the slot of each row."""
@@ -58,10 +58,10 @@ class Rows:
         return self._built[name]
 
     def _multiples(self) -> ir.Value:
-        tape = self.tape
+        tape, count = self.tape, self.tape.fresh_name("ends")
         after = tape.op("Add", [self.batch, tape.vector([1])], stem="rows", shape=[1])
-        numbers = tape.op("Mul", [self._count_up(after, "batch+1"), self.length], stem="offsets", shape=["batch+1"])
-        return tape.op("Cast", [numbers], {"to": _INT32}, stem="cu_seqlens", dtype=_INT32, shape=["batch+1"])
+        numbers = tape.op("Mul", [self._count_up(after, count), self.length], stem="offsets", shape=[count])
+        return tape.op("Cast", [numbers], {"to": _INT32}, stem="cu_seqlens", dtype=_INT32, shape=[count])
 
     def _zeros(self) -> ir.Value:
         zero = {"value": ir.tensor([0.0], dtype=ir.DataType.FLOAT)}
@@ -72,8 +72,9 @@ class Rows:
         tape = self.tape
         shape = tape.op("Concat", [self.batch, self.length], {"axis": 0}, stem="grid", shape=[2])
         grid = tape.op("Expand", [slots, shape], stem="grid")
-        flat = tape.op("Reshape", [grid, tape.vector([-1])], stem="positions", shape=["rows"])
-        return tape.op("Cast", [flat], {"to": _INT32}, stem="positions", dtype=_INT32, shape=["rows"])
+        count = tape.fresh_name("rows")  # ONNX Runtime reuses buffers where symbols agree
+        flat = tape.op("Reshape", [grid, tape.vector([-1])], stem="positions", shape=[count])
+        return tape.op("Cast", [flat], {"to": _INT32}, stem="positions", dtype=_INT32, shape=[count])
 
     def _count_up(self, count: ir.Value, dim: str) -> ir.Value:
         tape = self.tape
@@ -86,7 +87,7 @@ def to_rows(tape: Tape, value: ir.Value, order: list[int], width: int) -> ir.Val
     stem = f"{value.name}_rows"
     if order != sorted(order):
         value = tape.op("Transpose", [value], {"perm": order}, stem=stem)
-    return tape.op("Reshape", [value, tape.vector([-1, width])], stem=stem, shape=["rows", width])
+    return tape.op("Reshape", [value, tape.vector([-1, width])], stem=stem, shape=[tape.fresh_name("rows"), width])
 
 
 def from_rows(tape: Tape, value: ir.Value, rows: Rows, heads: int, width: int, *, split_heads: bool) -> ir.Value:

@@ -20,7 +20,7 @@ from raggedrt.graph_passes.masks.inputs import Polarity
 from raggedrt.graph_passes.masks.pairs import OWN
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.sites.by_shape import same_size, static_dim
-from raggedrt.graph_passes.sites.site import MERGED, AttentionSite, HeadLayout, Operand
+from raggedrt.graph_passes.sites.site import BNSH, MERGED, AttentionSite, HeadLayout, Operand
 from raggedrt.plugins.contract.capability import Capability
 
 
@@ -153,4 +153,8 @@ def lower_directly(site: AttentionSite, mask: SiteMask, batch: PaddedBatch, padd
     packed = batch.tape.custom("RaggedAttention", inputs, attributes, stem=stem).outputs[0]
     packed.type = site.query.value.type
     split = bool(site.output_layout.heads) and site.output_layout != MERGED
-    return from_rows(batch.tape, packed, queries, heads, heads * site.value_head_size, split_heads=split)
+    result = from_rows(batch.tape, packed, queries, heads, heads * site.value_head_size, split_heads=split)
+    shape = site.query.value.shape
+    if split and shape is not None and len(shape) == 4 and site.query.layout == BNSH:
+        result.shape = ir.Shape([shape[0], heads, shape[2], site.value_head_size])  # views behind it may do nothing
+    return result

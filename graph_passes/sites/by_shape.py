@@ -129,8 +129,8 @@ def static_dim(value: ir.Value, axis: int, analysis: AxisAnalysis) -> int | None
 def same_size(one: ir.Value, other: ir.Value, axis: int, other_axis: int, analysis: AxisAnalysis) -> bool:
     """Two axes are certainly of one length: a product broadcasts where they are not."""
     axes, other_axes = analysis.axes_of(one), analysis.axes_of(other)
-    if axes is not None and other_axes is not None:
-        return axis_size(axes[axis]) == axis_size(other_axes[other_axis])
+    if axes is not None and other_axes is not None and axis_size(axes[axis]) == axis_size(other_axes[other_axis]):
+        return True
     if one.shape is None or other.shape is None:
         return False
     dim, other_dim = one.shape[axis], other.shape[other_axis]
