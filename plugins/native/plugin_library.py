@@ -31,7 +31,7 @@ PLUGIN_LIBRARY_NAME = "libraggedrt_trt.so"
 OLDEST_TENSORRT = (10, 7)
 """The first whose ONNX parser prefers a plugin to a function body."""
 PLUGIN_SOURCES = tuple(
-    f"tensorrt/{name}.cc" for name in ("fields", "library", "log", "ops", "plugin", "shapes", "tensors")
+    f"tensorrt/{name}.cc" for name in ("fields", "library", "log", "ops", "plugin", "real_values", "shapes", "tensors")
 )
 SHARED_SOURCES = ("cpu/block_mask.cc", "cpu/packing_plan.cc")
 """CPU code that reads attributes, and bounds of what the launcher counts on the host."""

@@ -93,6 +93,7 @@ def drive(
     *,
     largest: Sequence[Sequence[int]] | None = None,
     library: pathlib.Path | None = None,
+    building: bool = False,
 ) -> list[Array]:
     """Build a plugin and run it once; with 0 outputs it is only built.
 
@@ -103,6 +104,7 @@ def drive(
         outputs: how many to bring back.
         largest: shapes of the inputs at the end of the profile; theirs when None.
         library: with the plugins; a copy has a driver and packs of its own.
+        building: run the network's own plugin, as a builder does that times it.
 
     Raises:
         PluginError: something was refused.
@@ -118,7 +120,7 @@ def drive(
     message = ctypes.create_string_buffer(MESSAGE_BYTES)
     failed = host_library().host_drive(
         str(library or build_plugin_library()).encode(), creator.encode(), fields, len(fields), tensors, len(arrays),
-        results, outputs, message, ctypes.c_size_t(MESSAGE_BYTES),
+        results, outputs, int(building), message, ctypes.c_size_t(MESSAGE_BYTES),
     )  # fmt: skip
     del kept
     if failed:

@@ -6,6 +6,7 @@
 #include "node/packing.h"
 #include "node/ragged_attention.h"
 #include "tensorrt/plugin.h"
+#include "tensorrt/real_values.h"
 
 namespace raggedrt::tensorrt {
 namespace {
@@ -130,6 +131,10 @@ class AttentionOp : public CallingOp<AttentionOp> {
     cuda::AttentionCall largest = call(tensors);
     if (largest.work_list != nullptr) largest.work_list_size = cuda::work_list_size(largest.problem);
     return cuda::workspace_bound(device, largest, bytes);
+  }
+
+  Status check_values(const Tensors& tensors, Stream stream, bool& real) const override {
+    return check_real_values(call(tensors), stream, real);
   }
 
   cuda::AttentionCall call(const Tensors& tensors) const {

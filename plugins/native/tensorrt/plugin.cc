@@ -27,14 +27,19 @@ int32_t logged(const Fields& fields, const cuda::Status& status) {
 
 }  // namespace
 
-Plugin::Plugin(const PluginRow& row, const std::string& name, const nvinfer1::PluginFieldCollection& fields)
-    : row_(row), fields_(*row.op, name, fields) {
+Plugin::Plugin(const PluginRow& row, const std::string& name, const nvinfer1::PluginFieldCollection& fields,
+               bool building)
+    : row_(row), fields_(*row.op, name, fields), building_(building) {
   check_guard(fields_, row.features);
   op_ = row.create(fields_);
 }
 
 Plugin::Plugin(const Plugin& other)
-    : row_(other.row_), fields_(other.fields_), op_(other.op_), input_count_(other.input_count_) {}
+    : row_(other.row_),
+      fields_(other.fields_),
+      building_(other.building_),
+      op_(other.op_),
+      input_count_(other.input_count_) {}
 
 nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept {
   switch (type) {
@@ -147,7 +152,9 @@ int32_t Plugin::enqueue(const PluginTensorDesc* input_descriptions, const Plugin
     const Tensors tensors(fields_, input_descriptions, input_count_, inputs, outputs);
     cuda::Device* device = nullptr;
     cuda::Status status = cuda::Device::current(&device);
-    if (status.ok()) status = op_->launch(*device, tensors, workspace, stream);
+    bool real = true;
+    if (status.ok() && building_) status = op_->check_values(tensors, stream, real);
+    if (status.ok() && real) status = op_->launch(*device, tensors, workspace, stream);
     return logged(fields_, status);
   });
 }
@@ -165,10 +172,11 @@ Creator::Creator(const PluginRow& row) : row_(row), fields_(field_names(*row.op)
 }
 
 nvinfer1::IPluginV3* Creator::createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
-                                           nvinfer1::TensorRTPhase) noexcept {
+                                           nvinfer1::TensorRTPhase phase) noexcept {
   return guarded<Plugin*>(nullptr, [&] {
     return new Plugin(row_, name != nullptr ? name : "(unnamed)",
-                      fields != nullptr ? *fields : nvinfer1::PluginFieldCollection{});
+                      fields != nullptr ? *fields : nvinfer1::PluginFieldCollection{},
+                      phase == nvinfer1::TensorRTPhase::kBUILD);
   });
 }
 

@@ -24,6 +24,11 @@ class PluginOp {
   virtual cuda::Status workspace_bytes(const cuda::Device& device, const Tensors& tensors, size_t& bytes) const = 0;
   virtual cuda::Status launch(const cuda::Device& device, const Tensors& tensors, void* workspace,
                               cuda::Stream stream) const = 0;
+  // Whether a launch keeps within its tensors. Asked while an engine is built, when these may hold anything.
+  virtual cuda::Status check_values(const Tensors&, cuda::Stream, bool& real) const {
+    real = true;
+    return {};
+  }
 };
 
 // One creator.
@@ -49,7 +54,7 @@ class Plugin final : public nvinfer1::IPluginV3,
                      public nvinfer1::IPluginV3OneRuntime {
  public:
   // Throws what the op refuses.
-  Plugin(const PluginRow& row, const std::string& name, const nvinfer1::PluginFieldCollection& fields);
+  Plugin(const PluginRow& row, const std::string& name, const nvinfer1::PluginFieldCollection& fields, bool building);
 
   // IPluginV3
   nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept override;
@@ -97,6 +102,7 @@ class Plugin final : public nvinfer1::IPluginV3,
 
   const PluginRow& row_;
   Fields fields_;
+  bool building_;  // made for a network, not for an engine
   std::shared_ptr<const PluginOp> op_;  // has no state; clones share it
   int32_t input_count_ = 0;             // as told by onShapeChange
   std::vector<nvinfer1::PluginField> serialized_;

@@ -176,6 +176,17 @@ class Run {
     require(last_error.empty(), last_error);
   }
 
+  // Runs the plugin of the network itself, as a builder does that times it.
+  void time(Driver& driver, HostTensor* results, int result_count) {
+    auto* layer = static_cast<IPluginV3OneRuntime*>(plugin_->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    Resources resources;
+    IPluginV3* attached = layer->attachToContext(&resources);
+    require(attached != nullptr, last_error);
+    auto* runtime = static_cast<IPluginV3OneRuntime*>(attached->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    enqueue(driver, *runtime, results, result_count);
+    delete attached;
+  }
+
   // Serialises the fields, makes the plugin of an engine from them, and runs it once.
   void run(Driver& driver, HostTensor* results, int result_count) {
     auto* source = static_cast<IPluginV3OneRuntime*>(plugin_->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
@@ -354,15 +365,19 @@ int report(const char* text, char* message, size_t size) {
 }  // namespace
 }  // namespace host
 
-// Builds and, with `results`, runs a plugin. 0: done; 1: `message` says what was refused or wrong.
+// Builds and, with `results`, runs a plugin, that of the engine or with `building` that of the network. 0: done; 1: `message` says what was refused or wrong.
 HOST_API int host_drive(const char* library, const char* creator, const HostField* fields, int field_count,
                         const HostTensor* inputs, int input_count, HostTensor* results, int result_count,
-                        char* message, size_t message_size) {
+                        int building, char* message, size_t message_size) {
   try {
     host::Run run(library, creator, fields, field_count, inputs, input_count);
     host::Driver driver;
     run.build();
-    if (result_count > 0) run.run(driver, results, result_count);
+    if (building != 0) {
+      run.time(driver, results, result_count);
+    } else if (result_count > 0) {
+      run.run(driver, results, result_count);
+    }
     return 0;
   } catch (const std::exception& error) {
     return host::report(error.what(), message, message_size);

@@ -20,6 +20,7 @@ from helpers.plugin_host import PluginError, drive, environment, plugin_attribut
 from helpers.tolerances import ATTENTION, EXACT, assert_close
 from raggedrt.errors import TargetError
 from raggedrt.graph_passes.attention_plans import plan_attention
+from raggedrt.plugins.contract.abi import Feature
 from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.native import emulated
 from raggedrt.plugins.native.plugin_library import build_plugin_library
@@ -27,6 +28,7 @@ from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Array
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES, REFERENCES
 from raggedrt.plugins.ops.ragged_attention.cases import TILE, Problem
+from raggedrt.plugins.registry import BY_NAME
 from raggedrt.plugins.tensorrt.form import to_plugins
 
 PLAN = "AttentionPlan"
@@ -232,3 +234,53 @@ def test_workspace_serves_every_shape_of_a_profile(emulated_plugins: pathlib.Pat
     expected = REFERENCES["RaggedAttention"](inputs, {"num_heads": heads}, compute=np.float64)["output"]
     (found,) = drive("RaggedAttention", attributes, list(inputs.values()), 1, largest=largest, library=emulated_plugins)
     assert_close(found, expected, ATTENTION[expected.dtype])
+
+
+def _attention(offsets: Array, *, positions: Array | None = None) -> tuple[dict[str, object], list[Array]]:
+    """Attributes and inputs of an attention of two heads over 64 rows."""
+    rows = np.random.default_rng(1).standard_normal((64, 64)).astype(np.float16)
+    carrier = np.zeros(64, np.float32)
+    inputs = [rows, rows, rows, offsets, offsets, carrier, carrier]
+    given = [] if positions is None else [positions, positions]
+    features = 0 if positions is None else int(Feature.POSITIONS | Feature.CAUSAL)
+    attributes = {"num_heads": 2, "abi": 1, "features": features, "present": (1 << (7 + len(given))) - 1}
+    return attributes | ({} if positions is None else {"causal": 1}), [*inputs, *given]
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize(
+    "offsets",
+    [(5, 900, -7, 33, 100000), (0, 20, 10, 30, 64), (0, 10, 20, 30, 65), (-1, 0, 1, 2, 3), (7,) * 4 + (2**31 - 1,)],
+    ids=str,
+)
+def test_a_builder_may_time_an_attention_on_anything(emulated_plugins: pathlib.Path, offsets: tuple[int, ...]) -> None:
+    """The emulated device faults at an access outside of a tensor."""
+    attributes, inputs = _attention(np.array(offsets, np.int32))
+    drive("RaggedAttention", attributes, inputs, 1, library=emulated_plugins, building=True)
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("item", [(0, 0, 65, 0), (9, 0, 1, 0), (0, 30, 64, 0), (0, -1, 1, 0), (0, 0, 1, 3)], ids=str)
+def test_a_builder_may_time_an_attention_on_any_work_list(
+    emulated_plugins: pathlib.Path, item: tuple[int, ...]
+) -> None:
+    offsets = np.array([0, 20, 40, 50, 64], np.int32)
+    attributes, inputs = _attention(offsets)
+    size = 4 + 4 * (64 // 64 + 4)
+    work_list = np.zeros(size, np.int32)
+    work_list[0], work_list[4:8] = 1, item
+    place = next(n for n, tensor in enumerate(BY_NAME["RaggedAttention"].inputs) if tensor.name == "work_list")
+    attributes |= {"present": int(attributes["present"]) | 1 << place, "features": int(Feature.WORK_LIST)}
+    drive("RaggedAttention", attributes, [*inputs, work_list], 1, library=emulated_plugins, building=True)
+
+
+@pytest.mark.tensorrt
+def test_what_a_builder_times_on_real_values_is_computed(emulated_plugins: pathlib.Path) -> None:
+    """An engine that is used without having been serialised runs the plugins of its network."""
+    for positions in (None, np.arange(64, dtype=np.int32)):
+        attributes, inputs = _attention(np.array([0, 20, 20, 63, 64], np.int32), positions=positions)
+        names = [tensor.name for tensor in BY_NAME["RaggedAttention"].inputs]
+        named = dict(zip(names, inputs, strict=False))
+        expected = REFERENCES["RaggedAttention"](named, attributes, compute=np.float64)["output"]
+        (found,) = drive("RaggedAttention", attributes, inputs, 1, library=emulated_plugins, building=True)
+        assert_close(found, expected, ATTENTION[expected.dtype])
