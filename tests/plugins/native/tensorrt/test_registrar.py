@@ -39,9 +39,10 @@ print(text(first, "registered") if first else "")
 @pytest.fixture(scope="module")
 def registrar() -> pathlib.Path:
     try:
-        return build_registrar()
+        tensorrt_headers()
     except TargetError as error:
         pytest.skip(str(error))
+    return build_registrar()
 
 
 @pytest.fixture(scope="module")
