@@ -37,11 +37,8 @@ def clean(model: ir.Model) -> None:
     )
     for step in steps:
         step(model)
-    with _without_folding_notes():
-        optimizer.fold_constants(model, input_size_limit=FOLD_ELEMENTS, output_size_limit=FOLD_ELEMENTS)
-    drop_identities(model.graph)
+    fold(model)
     for step in (
-        common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         # Exporters repeat small constants; equal nodes are found only on one constant.
         common_passes.DeduplicateInitializersPass(size_limit=SMALL_CONSTANT),
         common_passes.CommonSubexpressionEliminationPass(),
@@ -49,6 +46,14 @@ def clean(model: ir.Model) -> None:
     ):
         step(model)
     infer_types(model)
+
+
+def fold(model: ir.Model) -> None:
+    """Compute what depends on constants only, and drop identities."""
+    with _without_folding_notes():
+        optimizer.fold_constants(model, input_size_limit=FOLD_ELEMENTS, output_size_limit=FOLD_ELEMENTS)
+    common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    drop_identities(model.graph)
 
 
 @contextlib.contextmanager

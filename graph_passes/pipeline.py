@@ -12,8 +12,9 @@ import onnx_ir.passes.common as common_passes
 from raggedrt.errors import FeatureError, InputError
 from raggedrt.graph_passes.attention_plans import plan_attention
 from raggedrt.graph_passes.axes.rule import PackingRefused
+from raggedrt.graph_passes.branches import take_known_branches
 from raggedrt.graph_passes.caches import leave_out_empty_caches
-from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean, infer_types
+from raggedrt.graph_passes.clean import ask_inputs_for_shapes, clean, fold, infer_types
 from raggedrt.graph_passes.direct.lower import DirectJob, lower_unpacked
 from raggedrt.graph_passes.direct.site_lowering import DirectTarget
 from raggedrt.graph_passes.embed_layer_norm import take_embeddings_apart
@@ -187,9 +188,17 @@ def _respell(model: ir.Model, report: RewriteReport) -> None:
 def _understand(graph: ir.Graph, config: RewriteConfig, report: RewriteReport) -> Understanding:
     inputs = describe_inputs(graph, config.mask_input)
     understanding = understand(graph, inputs)
+    branches = 0
+    while taken := take_known_branches(graph, understanding.analysis):
+        branches += taken
+        infer_types(ir.Model(graph, ir_version=10))
+        understanding = understand(graph, inputs)
+    report.record("take_known_branches").matched = branches
     anchor = next((value for value in graph.inputs if value.name == inputs.attention_mask), None)
     if anchor is not None:
         report.record("ask_inputs_for_shapes").matched = ask_inputs_for_shapes(graph, understanding.analysis, anchor)
+        if branches:  # what they compute from lengths has not been folded yet
+            fold(ir.Model(graph, ir_version=10))
         common_passes.RemoveUnusedNodesPass()(ir.Model(graph, ir_version=10))
         understanding = understand(graph, inputs)
     record = report.record("find_attention")

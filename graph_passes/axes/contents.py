@@ -65,7 +65,21 @@ def _same(node: ir.Node, analysis: AxisAnalysis) -> Content | None:
 
 def _cast(node: ir.Node, analysis: AxisAnalysis) -> Content | None:
     target = ir.DataType(int_attribute(node, "to", 0))
+    if target is ir.DataType.BOOL:
+        return _truth(node, analysis, lambda number: number != 0)
     return _same(node, analysis) if target in (ir.DataType.INT64, ir.DataType.INT32) else None
+
+
+def _not(node: ir.Node, analysis: AxisAnalysis) -> Content | None:
+    return _truth(node, analysis, lambda number: number == 0)
+
+
+def _truth(node: ir.Node, analysis: AxisAnalysis, test: Callable[[int], bool]) -> Content | None:
+    content = _same(node, analysis)
+    if content is None:
+        return None
+    numbers = [None if element is None or element.plus else element.static for element in content.elements]
+    return Content(tuple(None if n is None else Size(int(test(n))) for n in numbers), scalar=content.scalar)
 
 
 def _vector(node: ir.Node, analysis: AxisAnalysis) -> Content | None:
@@ -140,6 +154,15 @@ def _subtract(a: Size, b: Size) -> Size | None:
     return a + -b
 
 
+def _divide(a: Size, b: Size) -> Size | None:
+    """The exact quotient, or for plain numbers that of integers (`(64 + 1) // 2` of a chunk)."""
+    exact = a.divided_by(b)
+    plain = not (a.plus or b.plus or a.symbols or b.symbols)
+    if exact is None and plain and a.coefficient >= 0 and b.coefficient > 0:
+        return Size(a.coefficient // b.coefficient)
+    return exact
+
+
 def _equal(a: Size, b: Size) -> Size | None:
     if a == b:
         return Size(1)
@@ -193,13 +216,14 @@ _RULES: dict[str, Callable[[ir.Node, AxisAnalysis], Content | None]] = {
     "Cast": _cast,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
-    "Div": _arithmetic(Size.divided_by),
+    "Div": _arithmetic(_divide),
     "Equal": _arithmetic(_equal),
     "Gather": _gather,
     "Identity": _same,
     "Max": _arithmetic(_maximum),
     "Min": _arithmetic(_minimum),
     "Mul": _arithmetic(Size.__mul__),
+    "Not": _not,
     "ReduceProd": _reduce_product,
     "Reshape": _vector,
     "Shape": _shape,

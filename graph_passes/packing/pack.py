@@ -92,6 +92,7 @@ class _Builder:
         self.behind = self._behind_attention(behind_inputs)
         self.needed = self._needed_nodes()
         if not any(output in self.needed_values for output in job.masks):
+            self._refuse_control_flow()
             raise PackingRefused("attention", "no attention site that an output depends on can be lowered")
         plan_mask = mask if self.inputs is None else self.inputs.mask
         cu_seqlens = None if self.inputs is None else self.inputs.cu_seqlens
@@ -138,6 +139,18 @@ class _Builder:
             todo += [operand for operand in self._operands(value) if operand in self.behind]
         self.needed_values = needed
         return [node for node in self.job.graph if any(output in needed for output in node.outputs)]
+
+    def _refuse_control_flow(self) -> None:
+        """Name the If or Loop whose subgraphs read what attention gives; its inputs do not show them."""
+        for node in self.job.graph:
+            graphs = [a.as_graph() for a in node.attributes.values() if a.type is ir.AttributeType.GRAPH]
+            inner = (value for graph in graphs for one in graph.all_nodes() for value in one.inputs)
+            if any(value in self.behind for value in inner):
+                raise PackingRefused(
+                    node,
+                    f"control flow ({node.op_type}) that depends on data reads packed values; compute both branches "
+                    "and choose with Where, or export the branch that is taken",
+                )
 
     def _kept_slots(self) -> KeptSlots:
         numbers: set[int] = set()

@@ -43,11 +43,21 @@ def _split(term: MaskTerm, depth: int) -> list[MaskTerm]:
     if term.polarity is not Polarity.ADDITIVE or term.axes is not MaskAxes.BROADCAST or node is None or not depth:
         return [term]
     if node.op_type == "Add" and not node.domain:
-        parts = [value for value in node.inputs if value is not None]
-        if len(parts) == 2 and all(scalar(value) is None for value in parts):
+        parts = [value for value in node.inputs if value is not None and scalar(value) != 0.0]
+        if parts and all(scalar(value) is None for value in parts):
             return [p for value in parts for p in _split(dataclasses.replace(term, value=value), depth - 1)]
     if node.op_type == "Where" and not node.domain:
         found = hidden_by_where(node)
+        if found is not None and _hides_where_non_zero(found[0], found[1]):
+            return [found[0]]
         if found is not None and scalar(found[1]) is None:
             return [found[0], *_split(dataclasses.replace(term, value=found[1]), depth - 1)]
     return [term]
+
+
+def _hides_where_non_zero(term: MaskTerm, kept: ir.Value) -> bool:
+    """`Where(Cast(x, BOOL), lowest, x)`, such as `x.masked_fill(x.bool(), lowest)` of 1 - mask: x is 0 where kept."""
+    test = term.value.producer()
+    if term.polarity is not Polarity.BOOL_DROP or test is None or test.op_type != "Cast" or test.domain:
+        return False
+    return test.inputs[0] is kept

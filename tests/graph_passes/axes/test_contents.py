@@ -39,13 +39,19 @@ CASES: dict[str, Build] = {
     "ConstantOfShape": lambda g: g.op.Mul(
         g.op.ConstantOfShape(g.op.Shape(_dims(g)), value=ir.tensor([2], dtype=ir.DataType.INT64)), _dims(g)
     ),
-    "Div": lambda g: g.op.Div(g.op.Mul(_dims(g), g.ints([4, 4, 4])), g.ints([2, 4, 1])),
+    "Div": lambda g: g.op.Div(
+        g.op.Concat(g.op.Mul(_dims(g), g.ints([4, 4, 4])), g.ints([17]), axis=0), g.ints([2, 4, 1, 2])
+    ),
     "Equal": lambda g: g.op.Cast(g.op.Equal(_dims(g), g.ints([-1, -1, 16])), to=ir.DataType.INT64),
     "Gather": lambda g: g.op.Gather(_dims(g), g.ints([1, -1, 0])),
     "Identity": lambda g: g.op.Identity(_dims(g)),
     "Max": lambda g: g.op.Max(g.op.Shape(g.x, start=2), g.ints([9])),
     "Min": lambda g: g.op.Min(g.op.Shape(g.x, start=2), g.ints([9])),
     "Mul": lambda g: g.op.Mul(_one(g, 0), _one(g, 1)),
+    "Not": lambda g: g.op.Cast(
+        g.op.Not(g.op.Cast(g.op.Sub(_dims(g), g.op.Add(_dims(g), g.ints([0, 0, 2]))), to=ir.DataType.BOOL)),
+        to=ir.DataType.INT64,
+    ),
     "ReduceProd": lambda g: g.op.ReduceProd(_dims(g), keepdims=0),
     "Reshape": lambda g: g.op.Reshape(g.op.Squeeze(_one(g, 1)), g.ints([1])),
     "Shape": lambda g: g.op.Shape(g.heads(g.x), start=1, end=-1),
