@@ -192,6 +192,10 @@ class AttentionPlanOp final : public CallingOp<AttentionPlanOp> {
     return cuda::check(planned);
   }
 
+  Status check_values(const Tensors& tensors, Stream stream, bool& real) const override {
+    return check_real_values(call(tensors), stream, real);
+  }
+
   cuda::AttentionPlanCall call(const Tensors& tensors) const {
     using In = gen::AttentionPlanInput;
     cuda::AttentionPlanCall call;

@@ -80,41 +80,53 @@ int64_t most_position(const AttentionProblem& problem) {
   return most;
 }
 
+// A plan has no columns, and so does not know how many there are.
 Status check_tiles(const HostCopy& host, const raggedrt::TileList& tiles, bool& real) {
   std::vector<int32_t> ptr, col;
-  RAGGEDRT_RETURN_IF_FAILED(host.read(tiles.ptr, tiles.sequences * tiles.groups * (tiles.rows + 1), ptr));
-  RAGGEDRT_RETURN_IF_FAILED(host.read(tiles.col, tiles.entries, col));
-  real = all_within(ptr, 0, tiles.entries + 1) && all_within(col, 0, std::numeric_limits<int32_t>::max());
-  const auto row_length = static_cast<size_t>(tiles.rows + 1);
-  for (size_t begin = 0; real && begin < ptr.size(); begin += row_length) {
-    const auto first = ptr.begin() + static_cast<std::ptrdiff_t>(begin);
-    real = std::is_sorted(first, first + static_cast<std::ptrdiff_t>(row_length));
+  const int64_t rows = tiles.sequences * tiles.groups;
+  RAGGEDRT_RETURN_IF_FAILED(host.read(tiles.ptr, rows * (tiles.rows + 1), ptr));
+  RAGGEDRT_RETURN_IF_FAILED(host.read(tiles.col, tiles.col != nullptr ? tiles.entries : 0, col));
+  const int64_t most = tiles.col != nullptr ? tiles.entries : std::numeric_limits<int32_t>::max();
+  real = all_within(ptr, 0, most + 1) && all_within(col, 0, std::numeric_limits<int32_t>::max());
+  const auto row_length = static_cast<std::ptrdiff_t>(tiles.rows + 1);
+  for (auto row = ptr.begin(); real && row != ptr.end(); row += row_length) real = std::is_sorted(row, row + row_length);
+  return {};
+}
+
+// `offsets` are those of the queries, where these are real.
+Status check_problem(const HostCopy& host, const AttentionProblem& problem, int64_t max_seqlen_q, int64_t max_seqlen_k,
+                     std::vector<int32_t>& offsets, bool& real) {
+  std::vector<int32_t> keys, values;
+  RAGGEDRT_RETURN_IF_FAILED(host.read(problem.cu_seqlens_q, problem.sequences + 1, offsets));
+  RAGGEDRT_RETURN_IF_FAILED(host.read(problem.cu_seqlens_k, problem.sequences + 1, keys));
+  real = in_order(offsets, problem.total_q) && in_order(keys, problem.total_k) && none_longer(offsets, max_seqlen_q) &&
+         none_longer(keys, max_seqlen_k);
+  if (real && problem.tiles.ptr != nullptr) RAGGEDRT_RETURN_IF_FAILED(check_tiles(host, problem.tiles, real));
+  if (!real) return {};
+  const int64_t most = most_position(problem);
+  for (const auto& [positions, count] : {std::pair(problem.positions_q, offsets.back()),
+                                         std::pair(problem.positions_k, keys.back())}) {
+    if (!real || positions == nullptr) continue;
+    RAGGEDRT_RETURN_IF_FAILED(host.read(positions, count, values));
+    real = all_within(values, -1, most);
   }
   return {};
 }
 
 }  // namespace
 
+Status check_real_values(const cuda::AttentionPlanCall& call, cuda::Stream stream, bool& real) {
+  std::vector<int32_t> offsets;
+  return check_problem(HostCopy(stream), call.problem, call.max_seqlen_q, call.max_seqlen_k, offsets, real);
+}
+
 Status check_real_values(const cuda::AttentionCall& call, cuda::Stream stream, bool& real) {
-  const AttentionProblem& problem = call.problem;
   const HostCopy host(stream);
-  std::vector<int32_t> queries, keys, values;
-  RAGGEDRT_RETURN_IF_FAILED(host.read(problem.cu_seqlens_q, problem.sequences + 1, queries));
-  RAGGEDRT_RETURN_IF_FAILED(host.read(problem.cu_seqlens_k, problem.sequences + 1, keys));
-  real = in_order(queries, problem.total_q) && in_order(keys, problem.total_k) &&
-         none_longer(queries, call.max_seqlen_q) && none_longer(keys, call.max_seqlen_k);
-  if (real && call.work_list != nullptr) {
-    RAGGEDRT_RETURN_IF_FAILED(host.read(call.work_list, call.work_list_size, values));
-    real = lists_queries(values, queries);
-  }
-  if (real && problem.tiles.ptr != nullptr) RAGGEDRT_RETURN_IF_FAILED(check_tiles(host, problem.tiles, real));
-  const int64_t most = most_position(problem);
-  for (const auto& [positions, count] : {std::pair(problem.positions_q, queries.back()),
-                                         std::pair(problem.positions_k, keys.back())}) {
-    if (!real || positions == nullptr) continue;
-    RAGGEDRT_RETURN_IF_FAILED(host.read(positions, count, values));
-    real = all_within(values, -1, most);
-  }
+  std::vector<int32_t> offsets, list;
+  RAGGEDRT_RETURN_IF_FAILED(check_problem(host, call.problem, call.max_seqlen_q, call.max_seqlen_k, offsets, real));
+  if (!real || call.work_list == nullptr) return {};
+  RAGGEDRT_RETURN_IF_FAILED(host.read(call.work_list, call.work_list_size, list));
+  real = lists_queries(list, offsets);
   return {};
 }
 

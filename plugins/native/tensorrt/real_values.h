@@ -6,8 +6,10 @@
 
 namespace raggedrt::tensorrt {
 
-// Copies offsets, work list, tiles and positions to the host, which waits for `stream`; `real` tells whether they keep
-// within the tensors. Fails where the driver does, such as while the stream is captured.
+// Copies offsets, tiles and positions to the host, which waits for `stream`; `real` tells whether they keep within the
+// tensors. Fails where the driver does, such as while the stream is captured.
+cuda::Status check_real_values(const cuda::AttentionPlanCall& call, cuda::Stream stream, bool& real);
+// The same, and the work list.
 cuda::Status check_real_values(const cuda::AttentionCall& call, cuda::Stream stream, bool& real);
 
 }  // namespace raggedrt::tensorrt

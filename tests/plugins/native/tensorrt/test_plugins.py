@@ -260,6 +260,23 @@ def test_a_builder_may_time_an_attention_on_anything(emulated_plugins: pathlib.P
 
 
 @pytest.mark.tensorrt
+@pytest.mark.parametrize("op", CASES)
+@pytest.mark.parametrize("bounds", [(-100, 100_000), (-(2**31), 2**31 - 1)], ids=["near", "far"])
+def test_a_builder_may_time_every_plugin_on_anything(
+    emulated_plugins: pathlib.Path, op: str, bounds: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    for case in CASES[op]:
+        if case.group is Group.PERFORMANCE:
+            continue
+        inputs = case.inputs(np.dtype(np.float32))
+        node = plugin_node(op, case, inputs)
+        fed = [inputs[_definition_name(value, inputs)] for value in node.inputs]
+        anything = [rng.integers(*bounds, a.shape).astype(a.dtype) if a.dtype.kind == "i" else a for a in fed]
+        drive(node.op_type, plugin_attributes(node), anything, 1, library=emulated_plugins, building=True)
+
+
+@pytest.mark.tensorrt
 @pytest.mark.parametrize("item", [(0, 0, 65, 0), (9, 0, 1, 0), (0, 30, 64, 0), (0, -1, 1, 0), (0, 0, 1, 3)], ids=str)
 def test_a_builder_may_time_an_attention_on_any_work_list(
     emulated_plugins: pathlib.Path, item: tuple[int, ...]
