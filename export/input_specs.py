@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Role = Literal["mask", "ids", "values"]
 MASK_NAMES = ("attention_mask", "input_mask", "mask")
+_CACHE = "past"
+"""In the names of inputs that hold keys and values of tokens that came before."""
 ID_NAMES = ("input_ids", "ids", "tokens")
 # Ops that hand on their first input's values, so that an index can be followed to the table it reads.
 _SAME_VALUES = ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "PackTokens")
@@ -61,9 +63,8 @@ def _graph_input(value: ir.Value, model: ir.Model) -> InputSpec:
         elif axis < 2:
             axes.append("batch" if axis == 0 else "sequence")
         else:
-            raise InputError(
-                f"Input '{name}': cannot tell what its dynamic axis {axis} ({size}) is; give the inputs yourself."
-            )
+            advice = "--prefill leaves caches out" if _CACHE in name else "give the inputs yourself"
+            raise InputError(f"Input '{name}': cannot tell what its dynamic axis {axis} ({size}) is; {advice}.")
     integer = value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
     high = _table_rows(value) if integer else 2
     return InputSpec(name, value.dtype.numpy(), tuple(axes), _role(name), 0, high)

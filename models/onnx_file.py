@@ -46,7 +46,11 @@ def _external_files(path: Path, model: onnx.ModelProto) -> set[Path]:
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         file = path.parent / location
         inside = location and not Path(location).is_absolute() and ".." not in Path(location).parts
-        if not inside or not file.resolve().is_relative_to(path.parent.resolve()):
+        try:
+            within = inside and file.resolve().is_relative_to(path.parent.resolve())
+        except (OSError, ValueError):  # too long, or with a NUL
+            raise InputError(f"{path}: external data {location[:80]!r} names no file; export the model again.") from None
+        if not within:
             raise InputError(f"{path}: external data '{location}' lies outside the model's folder, which is refused.")
         if not file.is_file():
             raise InputError(f"{path}: the external data file '{location}' is missing; put it beside the model.")
