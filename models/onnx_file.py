@@ -48,11 +48,12 @@ def _external_files(path: Path, model: onnx.ModelProto) -> set[Path]:
         inside = location and not Path(location).is_absolute() and ".." not in Path(location).parts
         try:
             within = inside and file.resolve().is_relative_to(path.parent.resolve())
+            present = within and file.is_file()
         except (OSError, ValueError):  # too long, or with a NUL
-            raise InputError(f"{path}: external data {location[:80]!r} names no file; export the model again.") from None
+            raise InputError(f"{path}: external data {location[:80]!r} names no file; export it again.") from None
         if not within:
             raise InputError(f"{path}: external data '{location}' lies outside the model's folder, which is refused.")
-        if not file.is_file():
+        if not present:
             raise InputError(f"{path}: the external data file '{location}' is missing; put it beside the model.")
         files.add(file)
     return files
