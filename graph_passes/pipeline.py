@@ -194,6 +194,10 @@ def _understand(graph: ir.Graph, config: RewriteConfig, report: RewriteReport) -
         infer_types(ir.Model(graph, ir_version=10))
         understanding = understand(graph, inputs)
     report.record("take_known_branches").matched = branches
+    behind = spell_out_rotary(graph, understanding.analysis)  # ops without shape inference
+    if behind:
+        report.record("spell_out_rotary").matched += behind
+        understanding = understand(graph, inputs)
     anchor = next((value for value in graph.inputs if value.name == inputs.attention_mask), None)
     if anchor is not None:
         report.record("ask_inputs_for_shapes").matched = ask_inputs_for_shapes(graph, understanding.analysis, anchor)

@@ -63,3 +63,13 @@ class FusedAttention(_Attention):
         if node.op_type == "MultiHeadAttention" and value is not None and len(value) == 3:
             return feature(axis_size(value[2]))
         return hidden
+
+
+class Rotary:
+    """`RotaryEmbedding` that is not spelled out (yet): every row is rotated by its own position."""
+
+    def infer(self, node: ir.Node, analysis: AxisAnalysis) -> list[Axes | None]:
+        return [analysis.axes_of(node.inputs[0])]
+
+    def pack(self, node: ir.Node, region: Packed) -> list[ir.Value]:
+        raise PackingRefused(node, "RotaryEmbedding of a rank or head size that is not known before run time")

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from raggedrt.graph_passes.axes.convolution import Conv
 from raggedrt.graph_passes.axes.elementwise import Elementwise
-from raggedrt.graph_passes.axes.fused import FusedAttention, StandardAttention
+from raggedrt.graph_passes.axes.fused import FusedAttention, Rotary, StandardAttention
 from raggedrt.graph_passes.axes.lookup import (
     ConstantOfShape,
     Expand,
@@ -78,6 +78,7 @@ RULES: dict[tuple[str, str], Rule] = {
     (_CONTRIB, "Attention"): FusedAttention(),
     (_CONTRIB, "MultiHeadAttention"): FusedAttention(),
     (_CONTRIB, "GroupQueryAttention"): FusedAttention(),
+    **{(domain, "RotaryEmbedding"): Rotary() for domain in ("", _CONTRIB)},
     ("raggedrt.torch", "SparseAttention"): StandardAttention(),
     (_CONTRIB, "SkipLayerNormalization"): Normalization(skip=True),
     (_CONTRIB, "SkipSimplifiedLayerNormalization"): Normalization(skip=True),

@@ -64,6 +64,40 @@ def test_tables_of_batch_one_serve_a_larger_batch() -> None:
         assert_close(got[row : row + 1], alone, Tolerance(rtol=1e-5, atol=1e-6))
 
 
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("interleaved", [0, 1])
+@pytest.mark.parametrize("rotated", [0, 16])
+@pytest.mark.parametrize("offset", [False, True], ids=["positions", "offset"])
+def test_the_contrib_op_is_spelled_out(rank: int, interleaved: int, rotated: int, offset: bool) -> None:
+    rng = np.random.default_rng(0)
+    size = 32  # ONNX Runtime rotates parts of heads in multiples of 16
+    shape = (BATCH, HEADS, LENGTH, size) if rank == 4 else (BATCH, LENGTH, HEADS * size)
+    angle = rng.standard_normal((POSITIONS, (rotated or size) // 2)).astype(np.float32)
+    positions = np.array([3]) if offset else rng.integers(0, POSITIONS, (BATCH, LENGTH))
+    feeds = {"x": rng.standard_normal(shape).astype(np.float32), "positions": positions}
+    feeds |= {"cos": np.cos(angle), "sin": np.sin(angle)}
+    dims = ["batch", HEADS, "sequence", size] if rank == 4 else ["batch", "sequence", HEADS * size]
+    tensors = {"x": dims, "positions": [1] if offset else ["batch", "sequence"]}
+    tensors |= {name: [POSITIONS, angle.shape[1]] for name in ("cos", "sin")}
+    types = {"positions": onnx.TensorProto.INT64}
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, types.get(name, onnx.TensorProto.FLOAT), own)
+        for name, own in tensors.items()
+    ]
+    attributes = {"interleaved": interleaved, "rotary_embedding_dim": rotated}
+    if rotated:
+        attributes["num_heads"] = HEADS
+    node = onnx.helper.make_node("RotaryEmbedding", list(tensors), ["y"], domain="com.microsoft", **attributes)
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, dims)
+    graph = onnx.helper.make_graph([node], "rotary", inputs, [output])
+    imports = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.microsoft", 1)]
+    proto = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    model = ir.from_proto(proto)
+    assert spell_out_rotary(model.graph) == 1
+    got, want = (_run(one, feeds) for one in (ir.to_proto(model), proto))
+    assert_close(got, want, Tolerance(rtol=1e-5, atol=1e-6))
+
+
 def test_an_unknown_head_size_is_left_alone() -> None:
     proto = _model(4, ["batch", "sequence", "half"], False, {"num_heads": HEADS})
     proto.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "size"

@@ -46,11 +46,15 @@ class Decoder(GraphWriter):
         pairs = {"cos_cache": np.cos(angles), "sin_cache": np.sin(angles)}
         return {name: self.constant(table, np.float32) for name, table in pairs.items()}
 
-    def layer(self, number: int, *, packed: bool = False, **further: ir.Value | None) -> None:
-        """One layer; `further` are inputs of the op by their names in its schema."""
+    def layer(self, number: int, *, packed: bool = False, rotated: bool = False, **further: ir.Value | None) -> None:
+        """One layer; `further` are inputs of the op by their names in its schema; `rotated`: before it, by tokens."""
         op, kv_width = self.op, KV_HEADS * HEAD_SIZE
         widths = [WIDTH + 2 * kv_width] if packed else [WIDTH, kv_width, kv_width]
         rows = [op.MatMul(self.x, self.weight(WIDTH, width, scale=WIDTH**-0.5)) for width in widths]
+        if rotated:
+            places = self.op.Max(op.Sub(op.CumSum(self.mask, one := self.ints(1)), one), self.ints(0))
+            tables = list(self.tables().values())
+            rows[:2] = [self.contrib("RotaryEmbedding", [part, places, *tables])[0] for part in rows[:2]]
         named = dict(zip(("query", "key", "value"), rows, strict=False)) | further
         named |= {"seqlens_k": self.seqlens, "total_sequence_length": self.total}
         if self.past is not None:
@@ -232,4 +236,14 @@ def test_padding_in_the_bias_beside_lengths_of_whole_rows(causal: int) -> None:
     plan = next(node for node in pair.model.graph if node.op_type == "PackingPlan")
     assert plan.inputs[0] is not None
     assert plan.inputs[0].name == "attention_mask"  # nothing but tokens is packed
+    _check_padded(pair)
+
+
+def test_rotated_before_it_by_a_row_s_own_tokens() -> None:
+    graph = Decoder()
+    for number in range(LAYERS):
+        graph.layer(number, rotated=True)
+    pair = rewritten(graph.closed(presents=True), features=("pack",))
+    assert pair.ops.count("RaggedAttention") == LAYERS
+    assert "RotaryEmbedding" not in pair.ops
     _check_padded(pair)
