@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from raggedrt.errors import InputError
 from raggedrt.graph_passes.axes.contents import int_attribute
-from raggedrt.graph_passes.graph_inputs import IDS_NAMES, MASK_NAMES, cache_axis, cache_inputs
+from raggedrt.graph_passes.graph_inputs import IDS_NAMES, MASK_NAMES, batch_axis, cache_axis, cache_inputs
 from raggedrt.graph_passes.packing.tape import Tape
 
 _FUSED = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "DecoderMaskedMultiHeadAttention")
@@ -109,14 +109,17 @@ def _shape(graph: ir.Graph, cache: ir.Value, node: ir.Node) -> ir.Value:
     tape = Tape(graph)
     batch = tape.op("Shape", [first], {"start": 0, "end": 1}, stem="batch", dtype=_INT64, shape=[1])
     parts = []
-    for number, dim in enumerate(dims):
+    start, end = int_attribute(node, "start", 0), int_attribute(node, "end", len(dims))
+    for number, dim in list(enumerate(dims))[start:end]:
         if number == axis:
             parts.append(tape.vector([0]))
+        elif isinstance(dim, int):
+            parts.append(tape.vector([dim]))
+        elif number == batch_axis(cache):
+            parts.append(batch)
         else:
-            parts.append(tape.vector([dim]) if isinstance(dim, int) else batch)
-    start, end = int_attribute(node, "start", 0), int_attribute(node, "end", len(dims))
-    chosen = parts[slice(start, end)]
-    result = tape.op("Concat", chosen, {"axis": 0}, stem="cache_shape", dtype=_INT64, shape=[len(chosen)])
+            raise InputError(f"--prefill: the cache '{cache.name}' does not say how long its axis {number} is")
+    result = tape.op("Concat", parts, {"axis": 0}, stem="cache_shape", dtype=_INT64, shape=[len(parts)])
     tape.join(before=node)
     return result
 

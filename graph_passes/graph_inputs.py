@@ -107,6 +107,11 @@ def cache_axis(value: ir.Value) -> int | None:
     return None
 
 
+def batch_axis(cache: ir.Value) -> int:
+    """The axis of a cache that counts rows; com.microsoft.Attention takes keys and values as one, stacked."""
+    return 1 if _rank(cache) == 5 else 0
+
+
 def _rank(value: ir.Value) -> int:
     return 0 if value.shape is None else len(value.shape)
 

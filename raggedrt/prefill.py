@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
+from raggedrt.errors import InputError
 from raggedrt.export.numerics import Arrays, Runner
 from raggedrt.graph_passes.caches import leave_out_empty_caches
-from raggedrt.graph_passes.graph_inputs import cache_axis
+from raggedrt.graph_passes.clean import clean
+from raggedrt.graph_passes.graph_inputs import batch_axis, cache_axis, describe_inputs
+from raggedrt.graph_passes.sites.find import understand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,21 +42,39 @@ def leave_out_caches(model: ir.Model) -> list[EmptyCache]:
     Raises:
         InputError: the graph has no cache, or reads one otherwise than attention does.
     """
-    before = [(value, cache_axis(value)) for value in model.graph.inputs]
-    caches = [
-        EmptyCache(
-            value.name or "",
-            np.dtype(np.float32) if value.dtype is None else value.dtype.numpy(),
-            tuple(
-                0 if number == axis else dim if isinstance(dim, int) else None
-                for number, dim in enumerate(value.shape or ())
-            ),
-        )
-        for value, axis in before
-        if axis is not None
-    ]
-    leave_out_empty_caches(model.graph, prefill=True)
-    return caches
+    graph = model.graph
+    found = [(value, axis) for value in graph.inputs if (axis := cache_axis(value)) is not None]
+    leave_out_empty_caches(graph, prefill=True)
+    heads = functools.cache(lambda: _heads_of(model))
+    return [_empty(value, axis, heads) for value, axis in found]
+
+
+def _heads_of(model: ir.Model) -> dict[int, int]:
+    """Length of the axes 1 and 3 of a cache, as far as all attention has the same heads."""
+    clean(model)
+    sites = understand(model.graph, describe_inputs(model.graph)).sites
+    sizes = {(site.kv_num_heads, site.head_size, site.value_head_size) for site in sites}
+    if len(sizes) != 1:
+        return {}
+    heads, size, value_size = sizes.pop()
+    return {1: heads, 3: size} if size == value_size else {1: heads}
+
+
+def _empty(value: ir.Value, axis: int, known: Callable[[], Mapping[int, int]]) -> EmptyCache:
+    """`known` gives the heads and their size, which a graph of fused attention may leave to run time."""
+    batch = batch_axis(value)
+    dims: list[int | None] = []
+    for number, dim in enumerate(value.shape or ()):
+        if number in (axis, batch):
+            dims.append(0 if number == axis else None)
+        elif isinstance(dim, int):
+            dims.append(dim)
+        else:
+            dims.append(known().get(number - batch))
+            if dims[-1] is None:
+                raise InputError(f"--prefill: the cache '{value.name}' does not say how long its axis {number} is")
+    dtype = np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
+    return EmptyCache(value.name or "", dtype, tuple(dims))
 
 
 def started_empty(run: Runner, caches: list[EmptyCache]) -> Runner:

@@ -14,11 +14,11 @@ FLOAT, BOOL = ir.DataType.FLOAT, ir.DataType.BOOL
 class Cached(GraphWriter):
     """A decoder layer as exporters write it with past_key_values: the mask covers earlier tokens and those given."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int | str = HEAD_SIZE) -> None:
         super().__init__(20)
         self.x = self.input("inputs_embeds", ["batch", "seq", WIDTH], FLOAT)
         self.mask = self.input("attention_mask", ["batch", "past + seq"])
-        dims = ["batch", HEADS, "past", HEAD_SIZE]
+        dims = ["batch", HEADS, "past", size]
         self.past = [self.input(f"past.{name}", dims, FLOAT) for name in ("key", "value")]
 
     def layer(self) -> dict[str, ir.Value]:

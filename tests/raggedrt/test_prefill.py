@@ -13,6 +13,7 @@ import raggedrt
 from helpers.cached_graphs import HEAD_SIZE, HEADS, WIDTH, Cached
 from helpers.tolerances import Tolerance, assert_close
 from raggedrt.cli import main
+from raggedrt.prefill import leave_out_caches
 
 pytestmark = pytest.mark.ort_cpu
 CLOSE = Tolerance(1e-5, 1e-4)
@@ -59,3 +60,12 @@ def test_prefill_of_a_pytorch_model_is_refused(tmp_path: Path, capsys: pytest.Ca
     factory = "raggedrt.models.factories:tiny_llama"
     assert main(["convert", factory, "-o", str(tmp_path / "out"), "--prefill"]) == 2
     assert "--prefill is for ONNX files" in capsys.readouterr().err
+
+
+def test_a_head_size_that_the_cache_does_not_state_is_that_of_the_attention() -> None:
+    graph = Cached(size="kv_cache_dim")
+    model = graph.model(graph.layer())
+    caches = leave_out_caches(model)
+    assert [cache.dims for cache in caches] == [(None, HEADS, 0, HEAD_SIZE)] * 2
+    assert caches[0].array(3).shape == (3, HEADS, 0, HEAD_SIZE)
+    assert [value.name for value in model.graph.inputs] == ["inputs_embeds", "attention_mask"]
