@@ -11,6 +11,7 @@ from raggedrt.engine_profiles import ShapeDemand
 from raggedrt.errors import InputError
 from raggedrt.options import choose
 from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
+from raggedrt.plugins.tensorrt.engine_plugins import require_plugins
 from raggedrt.plugins.tensorrt.flavour import FLAVOURS, find_flavour, parse_capabilities, require_builder
 from raggedrt.plugins.tensorrt.job import HARDWARE_LEVELS
 
@@ -67,7 +68,7 @@ def engine_settings(
 
     Raises:
         InputError: an option does not parse, or says something of engines where the target has none.
-        TargetError: the builder is not installed, or the GPU that it needs is missing.
+        TargetError: the builder, the GPU that it needs, our plugins or kernels for that GPU are missing.
     """
     others = {"compute_capability": compute_capability, "timing_cache": timing_cache}
     if target == PROVIDER_TARGET:
@@ -88,9 +89,10 @@ def engine_settings(
     cache = None if timing_cache is None else pathlib.Path(timing_cache)
     if cache is not None and (cache.is_dir() or not cache.absolute().parent.is_dir()):
         raise InputError(f"--timing-cache {cache}: expected a file in a folder that exists")
-    return EngineSettings(
-        target, demand, parse_capabilities(flavour, compute_capability), cache, compatibility, version
-    )
+    capabilities = parse_capabilities(flavour, compute_capability)
+    if flavour.plugins:
+        require_plugins(version, capabilities[0])
+    return EngineSettings(target, demand, capabilities, cache, compatibility, version)
 
 
 def _refuse(reason: str, targets: Iterable[str], *options: Mapping[str, object]) -> None:

@@ -22,9 +22,10 @@ from raggedrt.plugins.kernel_packs.pack_file import pack_name
 from raggedrt.plugins.native.plugin_library import (
     PLUGIN_LIBRARY_NAME,
     find_tensorrt_headers,
+    plugin_library_path,
     tensorrt_version,
 )
-from raggedrt.plugins.native.plugin_registrar import build_registrar
+from raggedrt.plugins.native.plugin_registrar import REGISTRAR_NAME, build_registrar
 from raggedrt.plugins.tensorrt.flavour import FLAVOURS, version_numbers
 from raggedrt.plugins.tensorrt.libraries import find_plugins
 
@@ -71,10 +72,28 @@ def plugins_for(version: str, folders: Sequence[pathlib.Path] = (), *, build: bo
         TargetError: there are none of this ABI, or they cannot be built.
     """
     major = version_numbers(version)[0]
-    headers = find_tensorrt_headers() if build else None
-    if headers is not None and tensorrt_version(headers)[0] == major:
-        build_registrar()
+    if _has_headers(major):
+        own = plugin_library_path()
+        if build and not own.with_name(REGISTRAR_NAME).is_file():
+            build_registrar()
+        folders = [*folders, own.parent]  # of these very sources; the cache may hold others, too
     return plugin_library(find_plugins(major, *folders).registrar.with_name(PLUGIN_LIBRARY_NAME))
+
+
+def require_plugins(version: str, capability: int) -> None:
+    """Check, before any work, that plugins are here or can be built, and kernels for a GPU are.
+
+    Raises:
+        TargetError: there are none.
+        InputError: a kernel pack was damaged.
+    """
+    folders = [] if _has_headers(version_numbers(version)[0]) else [plugins_for(version).library.parent]
+    require_pack(capability, folders)
+
+
+def _has_headers(major: int) -> bool:
+    headers = find_tensorrt_headers()
+    return headers is not None and tensorrt_version(headers)[0] == major
 
 
 def plugin_library(path: pathlib.Path) -> EnginePlugins:

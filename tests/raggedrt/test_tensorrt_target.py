@@ -91,7 +91,10 @@ def test_missing_plugins_end_a_conversion_before_the_build(
     arguments = ["convert", str(tiny_onnx), "-o", str(tmp_path / "out"), "--target", "tensorrt", *SHAPES, "-q"]
     assert main(arguments) == 5
     assert "no TensorRT plugins for TensorRT 10 were found" in capsys.readouterr().err
-    plugins_in(tmp_path / "plugins", creators={"RaggedAttention": 2**32 - 1})
+    folder = plugins_in(tmp_path / "plugins", creators={"RaggedAttention": 2**32 - 1})
+    assert main(arguments) == 5
+    assert "there is no kernel pack for compute capability 9.0" in capsys.readouterr().err
+    (folder / pack_name(90)).touch()
     assert main(arguments) == 5
     assert "AttentionPlan" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["plugins"]
@@ -173,7 +176,8 @@ def test_a_shipped_engine_brings_its_plugins(
     assert (opened.path / "lib" / PLUGIN_LIBRARY_NAME).read_bytes() == (folder / PLUGIN_LIBRARY_NAME).read_bytes()
     assert opened.manifest.plugin_model == "model.trt.onnx"
     text = (opened.path / "engine_commands.txt").read_text()
-    assert "trtexec --onnx=model.trt.onnx --saveEngine=engines/model.plan --dynamicPlugins=lib/" in text
+    assert "trtexec --onnx=model.trt.onnx --saveEngine=" in text
+    assert f"--dynamicPlugins=lib/{PLUGIN_LIBRARY_NAME}" in text
     assert "--loadInputs=input_ids:engine_inputs/0/input_ids.bin" in text
     raggedrt.ship(tmp_path / "out", tmp_path / "again")
     raggedrt.ship(tmp_path / "out", tmp_path / "again.tar", format="tar")
