@@ -90,9 +90,9 @@ def read_engine_file(engine: pathlib.Path) -> EngineFile:
 
 def runs_with(engine: EngineRecord, version: str) -> bool:
     """Whether an engine runs with this version of the product that built it."""
-    if not engine.version_compatible:
-        return version == engine.builder_version
     built, installed = version_numbers(engine.builder_version), version_numbers(version)
+    if not engine.version_compatible:
+        return installed == built  # packages are also called 10.13.3.9.post1, which the library itself is not
     return installed[:1] == built[:1] and installed >= built
 
 

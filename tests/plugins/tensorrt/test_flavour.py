@@ -11,6 +11,7 @@ from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.manifest import EngineRecord, ShapeProfile
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
 from raggedrt.plugins.native.plugin_library import OLDEST_TENSORRT
+from raggedrt.plugins.runtime.cuda_device import CudaDevice, CudaState
 from raggedrt.plugins.tensorrt import engine_file, flavour
 from raggedrt.plugins.tensorrt.engine_file import (
     EngineFile,
@@ -144,6 +145,7 @@ def _trt_record(**changes: Any) -> EngineRecord:
     ("changes", "installed", "gpus"),
     [
         ({}, "10.13.2.6", (90,)),
+        ({}, "10.13.2.6.post1", (90,)),
         ({"version_compatible": True}, "10.16.1.11", (90,)),
         ({"hardware_compatibility": "ampere+"}, "10.13.2.6", (120,)),
         ({"hardware_compatibility": "same-compute-capability"}, "10.13.2.6", (90,)),
@@ -199,3 +201,10 @@ def test_an_engine_that_was_changed_or_has_nothing_beside_it_is_refused(tmp_path
         read_engine_file(engine)
     with pytest.raises(InputError, match="no such file"):
         read_engine_file(tmp_path / "other.plan")
+
+
+def test_without_its_tool_the_driver_is_asked_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = (CudaDevice(0, "GPU", 89, 1, 1, 1), CudaDevice(1, "GPU", 89, 1, 1, 1), CudaDevice(2, "GPU", 120, 1, 1, 1))
+    monkeypatch.setattr(flavour.shutil, "which", lambda name: None)
+    monkeypatch.setattr(flavour, "cuda_state", lambda: CudaState((13, 0), found, None))
+    assert flavour.gpu_capabilities() == (89, 120)
