@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from helpers.encoder_runs import FP32, LENGTHS, MASK, Rewritten, plain_session, rewritten, run
+from helpers.encoder_runs import FP16, FP32, LENGTHS, MASK, Rewritten, plain_session, rewritten, run
 from helpers.graph_writer import GraphWriter
-from helpers.tolerances import assert_close
+from helpers.tolerances import Tolerance, assert_close
 from raggedrt.errors import FeatureError
 from raggedrt.plugins.runtime.ort import ort_session
 
@@ -26,8 +26,15 @@ attention_bias head_sink"""
 class Decoder(GraphWriter):
     """input_ids and attention_mask [B, S]; layers of GroupQueryAttention with residuals, key lengths from the mask."""
 
-    def __init__(self, *, past: int | str | None = None, counted: bool = True, **attributes: Any) -> None:
-        super().__init__(20)
+    def __init__(
+        self,
+        *,
+        past: int | str | None = None,
+        counted: bool = True,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        **attributes: Any,
+    ) -> None:
+        super().__init__(20, dtype)
         self.attributes = {"num_heads": HEADS, "kv_num_heads": KV_HEADS, **attributes}
         ids, self.mask = (self.input(name, ["batch", "seq"]) for name in ("input_ids", "attention_mask"))
         self.past, self.presents = past, dict[str, ir.Value]()
@@ -44,7 +51,7 @@ class Decoder(GraphWriter):
         """Rotary tables."""
         angles = np.arange(SLOTS)[:, None] / 30.0 ** (np.arange(half) / half)
         pairs = {"cos_cache": np.cos(angles), "sin_cache": np.sin(angles)}
-        return {name: self.constant(table, np.float32) for name, table in pairs.items()}
+        return {name: self.constant(table, self.numpy_type) for name, table in pairs.items()}
 
     def layer(self, number: int, *, packed: bool = False, rotated: bool = False, **further: ir.Value | None) -> None:
         """One layer; `further` are inputs of the op by their names in its schema; `rotated`: before it, by tokens."""
@@ -75,7 +82,7 @@ def _feed(mask: Any = MASK) -> dict[str, Any]:
     return {"input_ids": np.random.default_rng(0).integers(0, WORDS, mask.shape), "attention_mask": mask}
 
 
-def _check_padded(pair: Rewritten, *, native: bool = False, past: bool = False) -> None:
+def _check_padded(pair: Rewritten, *, native: bool = False, past: bool = False, tolerance: Tolerance = FP32) -> None:
     """Against the op's own kernel; it refuses rows without a token, which give zeros here."""
     filled = MASK.any(axis=1)
     feed = _feed()
@@ -89,9 +96,9 @@ def _check_padded(pair: Rewritten, *, native: bool = False, past: bool = False) 
     for name, values in want.items():
         slots_first = (lambda x: x) if values.ndim == 3 else (lambda x: np.swapaxes(x, 1, 2))
         assert got[name].shape == values.shape
-        assert_close(slots_first(got[name])[valid], slots_first(values)[valid], FP32, name)
+        assert_close(slots_first(got[name])[valid], slots_first(values)[valid], tolerance, name)
         if again:
-            assert_close(slots_first(again[name])[filled][valid], slots_first(values)[valid], FP32, name)
+            assert_close(slots_first(again[name])[filled][valid], slots_first(values)[valid], tolerance, name)
             assert not slots_first(again[name])[MASK == 0].any()
 
 
@@ -247,3 +254,13 @@ def test_rotated_before_it_by_a_row_s_own_tokens() -> None:
     assert pair.ops.count("RaggedAttention") == LAYERS
     assert "RotaryEmbedding" not in pair.ops
     _check_padded(pair)
+
+
+@pytest.mark.usefixtures("op_library")
+@pytest.mark.parametrize("native", [False, True])
+def test_half_precision(native: bool) -> None:
+    graph = Decoder(dtype=ir.DataType.FLOAT16, do_rotary=1, smooth_softmax=1)
+    for number in range(LAYERS):
+        graph.layer(number, **graph.tables())
+    pair = rewritten(graph.closed(presents=True), features=("pack",))
+    _check_padded(pair, native=native, tolerance=FP16)
