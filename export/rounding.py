@@ -22,18 +22,12 @@ def rounded_products(model: ir.Model) -> list[ir.Node]:
     ]
 
 
-def keep_roundings(products: list[ir.Node], narrow: ir.DataType | None = None) -> None:
-    """Let these products be rounded, in place.
-
-    Args:
-        products: in a model that is 16-bit, or was and is float32 now.
-        narrow: what it was; None: it still is.
-    """
+def keep_roundings(products: list[ir.Node]) -> None:
+    """Let these products be rounded, in place."""
     for node in products:
         value = node.outputs[0]
         ((reader, place),) = value.uses()
-        # an op that is computed in 16 bits, or a cast there
-        rounded = ir.node("Max", [value]) if narrow is None else ir.node("Cast", [value], {"to": int(narrow)})
+        rounded = ir.node("Max", [value])  # an op that the CPU provider computes in 16 bits
         assert node.graph is not None
         node.graph.insert_after(node, rounded)
         reader.replace_input_with(place, rounded.outputs[0])

@@ -27,11 +27,11 @@ TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 def wide_file(path: str | os.PathLike[str]) -> Iterator[tuple[pathlib.Path, bool]]:
     """A file that the CPU provider runs, and whether it was widened: a copy while the block lasts, or `path` itself.
 
-    It rounds products where a GPU does and the CPU provider would not.
+    A float16 model rounds products where a GPU does and the CPU provider would not.
     """
     model = _load(path)
     narrow = model is not None and is_narrow(model)
-    products = [] if model is None else rounded_products(model)
+    products = [] if model is None or narrow else rounded_products(model)
     if model is None or not (narrow or products):
         yield pathlib.Path(path), False
         return
@@ -39,7 +39,7 @@ def wide_file(path: str | os.PathLike[str]) -> Iterator[tuple[pathlib.Path, bool
         copy = pathlib.Path(folder) / "model.onnx"
         if narrow:
             widen(model)
-        keep_roundings(products, NARROW if narrow else None)
+        keep_roundings(products)
         ir.save(model, copy, external_data=f"{copy.name}.data")
         yield copy, narrow
 

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Mapping
 
 from raggedrt.errors import InputError, TargetError
+from raggedrt.plugins.runtime.cuda_device import cuda_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,10 +167,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def gpu_capabilities() -> tuple[int, ...]:
-    """Compute capabilities of the GPUs of this machine, without repetition."""
+    """Compute capabilities of the GPUs of this machine, each once; the driver is asked where its tool is missing."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
+        return tuple(dict.fromkeys(device.capability for device in cuda_state().devices))
     try:
         done = subprocess.run(
             [program, "--query-gpu=compute_cap", "--format=csv,noheader"],
