@@ -105,8 +105,9 @@ run_benchmarks() {
   [ "${RAGGEDRT_GPU_QUICK:-0}" = 1 ] && quick=(--quick)
   mkdir -p "$output"
   nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,ecc.mode.current --format=csv
-  for name in attention model; do
+  for name in attention model tensorrt; do
     step "Benchmark: $name"
+    [ "$name" = tensorrt ] && ! "$python" -c 'import tensorrt' 2>/dev/null && { note "TensorRT is not installed"; continue; }
     "$python" "scripts/bench_gpu_$name.py" "${quick[@]}" --output "$output/gpu_$name" || failed+=("benchmark $name")
   done
 }

@@ -131,7 +131,7 @@ def test_facts_say_where_it_was_made(timing: dict[str, Any]) -> None:
     assert timing["geometric_mean"]([2.0, 8.0]) == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize("name", ["bench_gpu_attention", "bench_gpu_model"])
+@pytest.mark.parametrize("name", ["bench_gpu_attention", "bench_gpu_model", "bench_gpu_tensorrt"])
 def test_without_a_gpu_a_benchmark_says_so_with_exit_5(name: str) -> None:
     environment = {**os.environ, "RAGGEDRT_CUDA_DRIVER": "/nowhere/libcuda.so.1"}
     done = subprocess.run(
