@@ -229,10 +229,53 @@ def external_weights(model: onnx.ModelProto, rng: Rng) -> None:
     tensor = _pick(rng, model.graph.initializer)
     if tensor is not None:
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        location = _pick(rng, ["", "missing.bin", "../outside.bin", "/etc/passwd", "m.onnx", "."])
-        for key, text in (("location", location), ("offset", _pick(rng, ["0", "-5", "x", str(2**70)]))):
+        places = ["", "missing.bin", "../outside.bin", "/etc/passwd", "m.onnx", ".", "x" * 300, "a\0b", "./m.onnx"]
+        numbers = ["0", "-5", "x", "1.5", "", *map(str, (2**31, 2**63 - 1, 2**64 - 64, 2**70))]
+        for key, text in (
+            ("location", _pick(rng, places)),
+            ("offset", _pick(rng, numbers)),
+            *([("length", _pick(rng, [*numbers, "4", str(len(tensor.raw_data))]))] if rng.random() < 0.7 else []),
+        ):
             entry = tensor.external_data.add()
             entry.key, entry.value = key, text
+        if rng.random() < 0.5:
+            tensor.ClearField("raw_data")
+
+
+def other_ir_version(model: onnx.ModelProto, rng: Rng) -> None:
+    model.ClearField("ir_version")
+    version = _pick(rng, [None, 0, 1, 2, 3, 7, 13, 99, -3, 2**40])
+    if version is not None:
+        model.ir_version = version
+
+
+def stands_twice(model: onnx.ModelProto, rng: Rng) -> None:
+    """An input, output, initializer, opset or node that is there already, sometimes changed a little."""
+    graph = model.graph
+    values = _pick(rng, [graph.input, graph.output, graph.initializer, graph.node, model.opset_import, model.functions])
+    entry = _pick(rng, values)
+    if entry is not None:
+        copy = type(entry).FromString(entry.SerializeToString())
+        if values is model.opset_import and rng.random() < 0.5:
+            copy.version = int(_pick(rng, [17, 18, 22, 24]))
+        values.append(copy)
+
+
+def doubling_functions(model: onnx.ModelProto, rng: Rng) -> None:
+    """Functions that call the one before twice: few lines, 2 to the power of their number nodes when inlined."""
+    node = _pick(rng, [n for n in model.graph.node if n.output and n.output[0]])
+    if node is None:
+        return
+    opsets = [*model.opset_import, helper.make_opsetid("twice", 1)]
+    for level in range(int(_pick(rng, [2, 4, 40]))):
+        op, domain = ("Identity", "") if level == 0 else (f"d{level - 1}", "twice")
+        calls = [helper.make_node(op, [a], [b], domain=domain) for a, b in (("x", "between"), ("between", "y"))]
+        model.functions.append(helper.make_function("twice", f"d{level}", ["x"], ["y"], calls, opsets))
+    name, number = node.output[0], list(model.graph.node).index(node)
+    node.output[0] = f"{name}_once"
+    model.graph.node.insert(number + 1, helper.make_node(f"d{level}", [f"{name}_once"], [name], domain="twice"))
+    if "twice" not in [item.domain for item in model.opset_import]:
+        model.opset_import.append(helper.make_opsetid("twice", 1))
 
 
 def into_functions(model: onnx.ModelProto, rng: Rng) -> None:
@@ -317,7 +360,8 @@ MUTATIONS: tuple[Callable[[onnx.ModelProto, Rng], None], ...] = (
     drop_node, skip_node, skip_node, repeat_node, rewire, rewire_alike, rewire_alike, rewire_alike, swap_inputs,
     drop_input, drop_outputs, reorder, other_op, other_domain, other_attribute, new_attribute, cut_weights,
     other_weights, other_weights, cut_constant, other_input, other_output, other_opset, external_weights,
-    into_functions, into_subgraph, long_chain, other_names, wrong_shapes, unknown_op_between,
+    into_functions, into_subgraph, long_chain, other_names, wrong_shapes, unknown_op_between, other_ir_version,
+    stands_twice, doubling_functions,
 )  # fmt: skip
 """Those that often leave a valid graph with other values are named more than once."""
 
