@@ -17,7 +17,6 @@ from raggedrt.graph_passes.direct.rows import from_rows
 from raggedrt.graph_passes.lowering import SiteMask, mask_operands, sink_operand, why_not_served
 from raggedrt.graph_passes.masks.bias import DENSE
 from raggedrt.graph_passes.masks.inputs import Polarity
-from raggedrt.graph_passes.masks.pairs import OWN
 from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.sites.by_shape import same_size, static_dim
 from raggedrt.graph_passes.sites.site import BNSH, MERGED, AttentionSite, HeadLayout, Operand
@@ -66,9 +65,7 @@ def as_table(site: AttentionSite, mask: SiteMask) -> list[ir.Value] | None:
 
 def _why_not_exact(site: AttentionSite, mask: SiteMask, spec: MaskSpec) -> str | None:
     """A query that sees no key yields zeros here, and with other spellings whatever comes of it."""
-    if spec.padding and spec.of == OWN and mask.imposed is not None:
-        return "the imposed mask counts a row's own tokens, which only packed tokens tell; impose it with of=padded"
-    if mask.imposed is not None or site.zero_where_unattended:
+    if site.zero_where_unattended or (mask.imposed is not None and not spec.padding):
         return None
     rest = dataclasses.replace(spec, padding=False, unattended_rows_open=False)
     if spec.padding and rest != MaskSpec():
