@@ -23,7 +23,7 @@ from raggedrt.graph_passes.attention_plans import plan_attention
 from raggedrt.plugins.contract.abi import Feature
 from raggedrt.plugins.contract.op_definition import ElementType
 from raggedrt.plugins.native import emulated
-from raggedrt.plugins.native.plugin_library import build_plugin_library
+from raggedrt.plugins.native.plugin_library import build_plugin_library, tensorrt_headers
 from raggedrt.plugins.ops.arrays import NUMPY_TYPES, Array
 from raggedrt.plugins.ops.case import Case, Group
 from raggedrt.plugins.ops.catalog import CASES, REFERENCES
@@ -62,9 +62,10 @@ SERVED = (ElementType.FLOAT16, ElementType.FLOAT)
 def _library_in(folder: pathlib.Path) -> pathlib.Path:
     """A copy of the plugin library, which keeps its own driver and packs."""
     try:
-        return pathlib.Path(shutil.copy(build_plugin_library(), folder))
+        tensorrt_headers()
     except TargetError as error:
         pytest.skip(str(error))
+    return pathlib.Path(shutil.copy(build_plugin_library(), folder))
 
 
 @pytest.fixture(scope="module")
