@@ -92,9 +92,10 @@ class Device:
 
     def close(self) -> None:
         """Destroy the stream."""
-        if self.stream:
-            self._call("cuStreamDestroy_v2", ctypes.c_void_p(self.stream))
-            self.stream = 0
+        stream, self.stream = self.stream, 0
+        if stream:
+            with self.current():
+                self._call("cuStreamDestroy_v2", ctypes.c_void_p(stream))
 
     def _call(self, function: str, *arguments: object) -> None:
         status = int(getattr(self._driver, function)(*arguments))

@@ -73,7 +73,9 @@ class EngineRunner:
             trt.init_libnvinfer_plugins(self._log, "")
         load_engine_plugins(engine, libraries, found.capability, where)
         device = Device(found.ordinal)
-        with device.current(), self._explained(f"{engine.builder} cannot load it here", TargetError):
+        loading = self._explained(f"{engine.builder} cannot load it here", TargetError)
+        with contextlib.ExitStack() as undo, loading, device.current():
+            undo.callback(device.close)
             runtime = trt.Runtime(self._log)
             if engine.version_compatible:
                 runtime.engine_host_code_allowed = True  # it brings its runtime along
@@ -83,7 +85,8 @@ class EngineRunner:
             context, self._cache = with_runtime_cache(loaded, kernels)
             if context is None:
                 raise RaggedRTError("there is no execution context; the GPU may lack memory")
-        self._context = EngineContext(trt, loaded, device, context)
+            self._context = EngineContext(trt, loaded, device, context)
+            undo.pop_all()
         self._close = weakref.finalize(self, _close, self._context, self._cache, device, runtime)
         problem = check_engine(loaded, self._context, inputs, outputs, engine.profiles)
         if problem is not None:
@@ -169,5 +172,4 @@ def _close(context: EngineContext, cache: RuntimeCache | None, device: Device, _
         if cache is not None:
             cache.save()
         context.close()
-        with device.current():
-            device.close()
+        device.close()

@@ -264,7 +264,10 @@ def test_options_of_engines_are_for_targets_with_engines(tiny_onnx: pathlib.Path
         raggedrt.convert(tiny_onnx, tmp_path / "out", min_shapes="input_ids:1x1", max_shapes="input_ids:1x1")
 
 
-def test_an_interrupted_build_leaves_nothing(ragged_onnx: pathlib.Path, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_build_leaves_nothing(
+    sent: signal.Signals, code: int, ragged_onnx: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     command = [sys.executable, "-m", "raggedrt", "build", str(ragged_onnx), "-o", str(tmp_path / "x.plan")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     lines = []
@@ -273,8 +276,8 @@ def test_an_interrupted_build_leaves_nothing(ragged_onnx: pathlib.Path, tmp_path
         if "building an engine" in line:
             break
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130, lines
+    process.send_signal(sent)
+    assert process.wait(60) == code, lines
     assert not list(tmp_path.iterdir())
     assert not _workers(process.pid)
 

@@ -145,8 +145,10 @@ def test_kernels_are_kept_after_the_first_call_of_a_profile(trt: Module, tmp_pat
 
 def test_what_tensorrt_logged_is_told(trt: Module, tmp_path: pathlib.Path) -> None:
     trt.refuses = "the engine is of another version"
+    destroyed = emulated_driver().calls("cuStreamDestroy_v2")
     with pytest.raises(TargetError, match=r"cannot load it here \(it is refused; build it again: the engine is of ano"):
         _open(tmp_path)
+    assert emulated_driver().calls("cuStreamDestroy_v2") == destroyed + 1
     trt.refuses = ""
     runner = _open(tmp_path)
     trt.loaded.context.fail = True
