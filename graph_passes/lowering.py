@@ -108,6 +108,8 @@ def why_not_lowered(
         return "; ".join(site.unsupported)
     if mask.spec is None:
         return mask.reason
+    if site.right_padded is not None and not ragged:
+        return site.right_padded
     if not mask.spec.padding and not ragged:
         return "its mask does not hide padded keys, so valid tokens read padded slots, which packing removes"
     if ragged and not approximate and mask.imposed is None and mask.spec.reads_length:

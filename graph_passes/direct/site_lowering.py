@@ -114,6 +114,8 @@ def lower_directly(site: AttentionSite, mask: SiteMask, batch: PaddedBatch, padd
     heads, kv_heads = (1, 1) if site.query.layout == MERGED else (site.num_heads, site.kv_num_heads)
     if site.query.layout == MERGED and (mask.biases or spec.padding or site.sink is not None):
         raise PackingRefused(site.anchor, "batch and heads share an axis, and its mask or bias tells them apart")
+    if site.right_padded is not None:
+        raise PackingRefused(site.anchor, site.right_padded)
     if counts_own_tokens(mask.biases):
         raise PackingRefused(site.anchor, "its bias counts a row's own tokens (ALiBi), and rows here are of slots")
     query, key, value = _sources(site, batch)

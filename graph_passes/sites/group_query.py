@@ -106,6 +106,7 @@ def group_query_attention(node: ir.Node, analysis: AxisAnalysis) -> AttentionSit
         causal=bool(int_attribute(node, "causal", 1)),
         spec=_window(node),
         zero_where_unattended=True,
+        right_padded=_why_right_padded(call, sink),
         unsupported=_unsupported(call),
         cache=cache,
     )
@@ -208,6 +209,21 @@ def _sink(call: _Call) -> ir.Value | None:
 def _window(node: ir.Node) -> MaskSpec:
     size = int_attribute(node, "local_window_size", -1)
     return MaskSpec.of_expression(Window(size - 1, 0) if size > 0 else Everything())
+
+
+def _why_right_padded(call: _Call, sink: ir.Value | None) -> str | None:
+    """ONNX Runtime has two kernels, which begin the window of a query behind the row's length at different keys.
+
+    The faster one, of float32 without softcap and sink, begins it at the query's slot, as here.
+    """
+    query = call.operand("query")
+    fast = query is not None and query.dtype is ir.DataType.FLOAT and sink is None and not call.attribute("softcap")
+    if int_attribute(call.node, "local_window_size", -1) <= 0 or fast:
+        return None
+    return (
+        f"{FORM} with a window and a softcap, a sink or half precision leaves tokens that stand behind the row's "
+        "length (left padding, holes) to chance; use --io ragged, where every row begins with its tokens"
+    )
 
 
 def _unsupported(call: _Call) -> list[str]:

@@ -88,6 +88,8 @@ class AttentionSite:
         spec: what the op's attributes say of the mask.
         zero_where_unattended: a query that sees no key yields zeros, as with `RaggedAttention`; other forms leave it to
             chance.
+        right_padded: why tokens that stand behind the row's key lengths have no value of their own (kernels of the
+            original differ there), so that rows must be padded on the right; None where they may stand anywhere.
         unsupported: what no kernel serves yet, as reasons.
         unpackable: why the site's rows are no tokens of the graph's inputs, so that it is only lowered by itself; None
             where they are.
@@ -113,6 +115,7 @@ class AttentionSite:
     causal: bool = False
     spec: MaskSpec = dataclasses.field(default_factory=MaskSpec)
     zero_where_unattended: bool = False
+    right_padded: str | None = None
     unsupported: list[str] = dataclasses.field(default_factory=list)
     added: list[MaskTerm] = dataclasses.field(default_factory=list)
     unpackable: str | None = None

@@ -264,3 +264,20 @@ def test_half_precision(native: bool) -> None:
         graph.layer(number, **graph.tables())
     pair = rewritten(graph.closed(presents=True), features=("pack",))
     _check_padded(pair, native=native, tolerance=FP16)
+
+
+@pytest.mark.parametrize("options", [{"softcap": 2.0}, {"smooth_softmax": 1}, {"sink": True}])
+def test_windows_whose_left_padded_rows_are_left_to_chance_want_ragged_rows(options: dict[str, Any]) -> None:
+    attributes = {name: value for name, value in options.items() if name != "sink"}
+    sink = "sink" in options
+
+    def build() -> ir.Model:
+        graph = Decoder(local_window_size=3, **attributes)
+        for number in range(LAYERS):
+            graph.layer(number, head_sink=graph.weight(HEADS) if sink else None)
+        return graph.closed(presents=True)
+
+    for features in ("pack", "sparse"):
+        with pytest.raises(FeatureError, match=r"to chance; use --io ragged"):
+            rewritten(build(), features=(features,))
+    _check_ragged(rewritten(build(), features=("pack",), io="ragged"))
