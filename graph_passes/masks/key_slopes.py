@@ -27,6 +27,8 @@ MIN_LENGTHS = 3
 RELATIVE_ERROR = 2e-6
 """Of a product of two float32 numbers and a sum, with some room."""
 
+ROUNDED = "it adds slopes by place (ALiBi) in 16 bits, which do not tell far places apart; export the model in float32"
+
 _Numbers = npt.NDArray[np.float64]
 _Rows = list[tuple[npt.NDArray[np.int64], _Numbers]]
 """Padding masks [B, S] and what is added to their keys, [B, N, S]."""
@@ -36,15 +38,15 @@ def explain_key_slopes(graph: MaskGraph, axes: MaskAxes, inputs: GraphInputs, op
     """The slopes of a term that is added to the scores; None where it is something else.
 
     Raises:
-        MaskRefused: its sub-graph cannot be evaluated, or rounds to bfloat16, in which far places are alike.
+        MaskRefused: its sub-graph cannot be evaluated, or rounds to 16 bits, in which far places are alike.
     """
     if axes not in (MaskAxes.BROADCAST, MaskAxes.MERGED_HEADS_KEYS) or graph.output.dtype is ir.DataType.BOOL:
         return None
     model = mask_model(graph, opset)
-    narrow = is_narrow(model)
     evaluate = evaluator(model)
     first = _rows_at(graph, axes, inputs, inputs.sequence or SMALL_LENGTHS[-1], evaluate)
-    if not first or _slopes_of(*first[0]) is None:
+    slopes = _slopes_of(*first[0]) if first else None
+    if slopes is None:
         return None
     lengths = (inputs.sequence,) if inputs.sequence is not None else (*SMALL_LENGTHS, *LONG_LENGTHS)
     found = {length: _rows_at(graph, axes, inputs, length, evaluate) for length in lengths}
@@ -52,17 +54,18 @@ def explain_key_slopes(graph: MaskGraph, axes: MaskAxes, inputs: GraphInputs, op
     ran = [length for length, rows in by_length.items() if rows]
     if len(by_length) < len(found) or len(ran) < min(MIN_LENGTHS, len(lengths)):
         return None
-    whole, values = max(by_length[max(ran)], key=lambda pair: int(pair[0].sum()))
-    slopes = _slopes_of(whole, values)
-    if slopes is None:
-        return None
-    rows = [pair for pairs in by_length.values() for pair in pairs]
     for of in (PADDED, OWN):
-        if all(_fits(slopes, padding, values, of) for padding, values in rows):
-            if narrow:
-                raise MaskRefused("it adds slopes by place (ALiBi) rounded to bfloat16; export the model in float32")
+        fits = {length: all(_fits(slopes, *pair, of) for pair in rows) for length, rows in by_length.items()}
+        near = [fit for length, fit in fits.items() if length <= SMALL_LENGTHS[-1]]
+        if all(fits.values()) and not is_narrow(model):
             return MaskBias(ALIBI, slopes.astype(np.float32), max(ran), of)
+        if near and all(near) and (is_narrow(model) or _in_half(graph)):
+            raise MaskRefused(ROUNDED)
     return None
+
+
+def _in_half(graph: MaskGraph) -> bool:
+    return any(output.dtype is ir.DataType.FLOAT16 for node in graph.nodes for output in node.outputs)
 
 
 def _rows_at(graph: MaskGraph, axes: MaskAxes, inputs: GraphInputs, length: int, evaluate: Evaluate) -> _Rows | None:

@@ -38,7 +38,7 @@ class Sloped(Attended):
             slots = op.Range(self.ints(0), length, self.ints(1))
             place = op.Unsqueeze(op.Sub(slots, length), self.ints([0, 1]))
         slopes = self.constant(SLOPES[:, None], np.float32)
-        dtype = ir.DataType.BFLOAT16 if self.places == "rounded" else FLOAT
+        dtype = {"bfloat16": ir.DataType.BFLOAT16, "float16": ir.DataType.FLOAT16}.get(self.places, FLOAT)
         place = op.Cast(op.Cast(place, to=dtype), to=FLOAT) if dtype is not FLOAT else op.Cast(place, to=FLOAT)
         return op.Mul(slopes, place)
 
@@ -127,7 +127,8 @@ def test_ragged_rows_are_each_alone() -> None:
     ("options", "reason"),
     [
         ({"places": "own", "causal": False}, "both sides of the query"),
-        ({"places": "rounded"}, "rounded to bfloat16"),
+        ({"places": "bfloat16"}, "in 16 bits"),
+        ({"places": "float16"}, "in 16 bits"),
     ],
 )
 def test_what_is_no_slope_by_distance_is_refused(options: dict[str, Any], reason: str) -> None:
