@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -18,9 +19,12 @@ import pytest
 
 from helpers.encoder_graphs import EncoderSpec, build_encoder
 from helpers.encoder_runs import rewritten
+from helpers.project import ROOT
 from helpers.tensorrt_bindings import flag, recording_libraries, unusable
 from raggedrt.errors import TargetError
+from raggedrt.plugins.kernel_packs.pack_file import pack_name
 from raggedrt.plugins.native.plugin_library import build_plugin_library
+from raggedrt.plugins.native.plugin_registrar import build_registrar
 from raggedrt.plugins.tensorrt.job import EngineJob
 from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, write_plugin_model
 
@@ -53,6 +57,34 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder / PLUGIN_MODEL_NAME
 
 
+LOADING = """
+import pathlib, sys
+import tensorrt as trt
+from helpers.engine_bundles import engine_record
+from raggedrt.errors import TargetError
+from raggedrt.plugins.tensorrt.engine_plugins import load_engine_plugins
+first, second = map(pathlib.Path, sys.argv[1:])
+record = engine_record(builder_version=trt.__version__)
+for _ in range(2):
+    load_engine_plugins(record, [first], 90, "x.plan")
+print(trt.get_plugin_registry().get_creator("RaggedAttention", "1", "raggedrt") is not None)
+try:
+    load_engine_plugins(record, [second], 90, "y.plan")
+except TargetError as error:
+    print(error)
+"""
+
+
+def environment_of(libraries: pathlib.Path, folder: pathlib.Path, **more: str) -> dict[str, str]:
+    """TensorRT's bindings under its name, over these libraries."""
+    (folder / "alias" / "tensorrt").mkdir(parents=True, exist_ok=True)
+    (folder / "alias" / "tensorrt" / "__init__.py").write_text(ALIAS)
+    bindings = [path for path in sys.path if (pathlib.Path(path) / "tensorrt_bindings").is_dir()]
+    paths = [str(folder / "alias"), *bindings, str(ROOT / "tests")]
+    known = {"PYTHONPATH": ":".join(paths), "LD_LIBRARY_PATH": str(libraries), "POLYGRAPHY_USE_TENSORRT_RTX": "0"}
+    return {**os.environ, **known, **more}
+
+
 def run(
     libraries: pathlib.Path, folder: pathlib.Path, graph: pathlib.Path, **changes: Any
 ) -> tuple[dict[str, Any], list[str]]:
@@ -70,17 +102,8 @@ def run(
         "lacks": (),
     }
     (folder / "job.json").write_text(EngineJob(**{**facts, **changes}).to_json())
-    (folder / "alias" / "tensorrt").mkdir(parents=True, exist_ok=True)
-    (folder / "alias" / "tensorrt" / "__init__.py").write_text(ALIAS)
-    bindings = [path for path in sys.path if (pathlib.Path(path) / "tensorrt_bindings").is_dir()]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": ":".join([str(folder / "alias"), *bindings]),
-        "LD_LIBRARY_PATH": str(libraries),
-        "POLYGRAPHY_USE_TENSORRT_RTX": "0",
-        "RAGGEDRT_INPUTS": " ".join(f"{name}:1" for name in names),
-        "RAGGEDRT_RECORD": str(folder / "calls.txt"),
-    }
+    inputs, record = " ".join(f"{name}:1" for name in names), str(folder / "calls.txt")
+    environment = environment_of(libraries, folder, RAGGEDRT_INPUTS=inputs, RAGGEDRT_RECORD=record)
     command = [sys.executable, "-m", "raggedrt.plugins.tensorrt.worker", str(folder / "job.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout, done.stderr
@@ -134,3 +157,20 @@ def test_a_library_that_tensorrt_does_not_take_is_told(
     event, _ = run(libraries, tmp_path, graph, plugins=str(tmp_path / "none.so"))
     assert event["kind"] == "plugins"
     assert event["library"] == str(tmp_path / "none.so")
+
+
+def test_a_process_loads_the_plugins_of_its_engines_once(
+    libraries: pathlib.Path, plugins: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    registrar = build_registrar()
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / pack_name(90)).touch()
+        for library in (plugins, registrar):
+            shutil.copy(library, tmp_path / name)
+    command = [sys.executable, "-c", LOADING, str(tmp_path / "first"), str(tmp_path / "second")]
+    environment = environment_of(libraries, tmp_path)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    found, *refused = done.stdout.splitlines()
+    assert found == "True", done.stderr
+    assert "TensorRT knows a plugin once per process" in refused[0]
