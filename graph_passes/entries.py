@@ -14,6 +14,7 @@ from raggedrt.graph_passes.masks.spec import MaskSpec
 from raggedrt.graph_passes.packing.io import CU_SEQLENS, MAX_SEQLEN
 from raggedrt.graph_passes.packing.tape import TOKENS
 from raggedrt.graph_passes.report import AttentionEntry, RewriteReport
+from raggedrt.graph_passes.sites.by_shape import row_length
 from raggedrt.graph_passes.sites.find import Understanding
 from raggedrt.plugins.contract.io_roles import Role, TensorRole
 
@@ -40,13 +41,14 @@ def attention_entries(
     entries = []
     for site in understanding.sites:
         mask = masks[site.output]
-        length = chosen or max(DEFAULT_LENGTH, 0 if mask.spec is None else 8 * mask.spec.largest_constant)
+        rows = None if site.unpackable is None else row_length(site, understanding.analysis)
+        length = rows or chosen or max(DEFAULT_LENGTH, 0 if mask.spec is None else 8 * mask.spec.largest_constant)
         dtype = site.query.value.dtype
         entry = AttentionEntry(
             node=site.name,
             form=site.form,
             mask=None if mask.spec is None else mask.spec.describe(),
-            bias="; ".join(found.bias.describe() for found in mask.biases) or None,
+            bias=_bias_text(mask, lowered=site.anchor in lowered),
             heads=site.num_heads,
             kv_heads=site.kv_num_heads,
             head_size=site.head_size,
@@ -66,15 +68,18 @@ def attention_entries(
         )
         entries.append(entry)
     entries += [
-        AttentionEntry(
-            node=site.name,
-            form=site.form,
-            op="RaggedAttention" if site.anchor in lowered else None,
-            reason=None if site.anchor in lowered else f"not a known form: {site.reason}",
-        )
+        AttentionEntry(site.name, site.form, op="RaggedAttention")
+        if site.anchor in lowered
+        else AttentionEntry(site.name, site.form, reason=f"not a known form: {site.reason}")
         for site in understanding.unknown_sites
     ]
     return entries
+
+
+def _bias_text(mask: SiteMask, *, lowered: bool) -> str | None:
+    if mask.spec is None and lowered:
+        return "its mask, as the graph computes it"
+    return "; ".join(found.bias.describe() for found in mask.biases) or None
 
 
 def _refused_sites(report: RewriteReport) -> dict[str, str]:

@@ -138,7 +138,7 @@ def test_rows_that_are_no_tokens(mask: str, rows: int, guarded: bool) -> None:
     (entry,) = pair.report.attention
     assert entry.op == "RaggedAttention"
     if rows > 3:
-        assert entry.mask == MASKS[mask]
+        assert (entry.mask, entry.density_at) == (MASKS[mask], rows)
         assert (entry.bias is not None) == (mask in ("table", "far"))
     for batch in (1, 3):
         _compare(pair, _feed(spec, batch))
@@ -177,7 +177,7 @@ def test_keys_of_another_number() -> None:
 def test_a_mask_that_is_computed_is_a_bias_where_rows_are_short() -> None:
     spec = Rows(16, "windows")
     pair = rewritten(build(spec))
-    assert "RaggedAttention" in pair.ops
+    assert [entry.bias for entry in pair.report.attention] == ["its mask, as the graph computes it"]
     _compare(pair, _feed(spec, 3))
     (entry,) = rewritten(build(Rows(SHORT + 1, "windows")), allow_partial=True).report.attention
     assert "gains nothing" in (entry.reason or "")
