@@ -269,10 +269,13 @@ CASES: dict[tuple[str, str], Build] = {
 }
 OPSETS = {("", "RMSNormalization"): 23, ("", "Attention"): 23, ("", "Swish"): 24}
 """Where 20 does not have the op."""
-ELSEWHERE = {("raggedrt.torch", "SparseAttention"): "test_sparse_models.py"}
-"""Rows of sites that only an export makes: packed in these tests of tests/graph_passes."""
+ELSEWHERE = {
+    ("raggedrt.torch", "SparseAttention"): "test_sparse_models.py",
+    (CONTRIB, "GroupQueryAttention"): "sites/test_group_query.py",
+}
+"""Rows of sites with tests of their own in tests/graph_passes."""
 ONLY_REFUSED = {
-    (CONTRIB, "GroupQueryAttention"): "its key/value cache is not read, so no graph with it is packed",
+    **{(domain, "RotaryEmbedding"): "it is spelled out before: test_rotary.py" for domain in ("", CONTRIB)},
     ("", "Conv"): "it needs zeros at padded slots: tests/graph_passes/packing/test_layouts.py",
     ("", "ConstantOfShape"): "it has no tokens: likewise",
     ("", "DynamicQuantizeLinear"): "its scale is that of the whole batch",
