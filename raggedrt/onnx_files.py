@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from raggedrt.errors import InputError
 from raggedrt.external_data import write_with_external_data
+from raggedrt.older_opsets import with_known_opset
 from raggedrt.onnx_check import check_graph
 from raggedrt.onnx_stream import write_single_file
 from raggedrt.outputs import staged
@@ -51,6 +52,7 @@ def read_proto(proto: onnx.ModelProto, where: str = "the model") -> ir.Model:
         InputError: `proto` is no valid model.
     """
     check_graph(proto, where)
+    proto = with_known_opset(proto, where)
     try:
         return _without_negative_sizes(ir.from_proto(proto))
     except MemoryError:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pathlib
+import typing
 
 from raggedrt.export.numerics import Arrays, Runner
 from raggedrt.export.widen import wide_feeds, wide_file
 from raggedrt.plugins.runtime.ort import Providers, ort_session
 from raggedrt.plugins.runtime.ort_errors import RUN_ERRORS, translated
+
+if typing.TYPE_CHECKING:
+    import onnxruntime
 
 
 def onnx_file_runner(path: pathlib.Path, threads: int | None = None, providers: Providers | None = None) -> Runner:
@@ -22,18 +26,34 @@ def onnx_file_runner(path: pathlib.Path, threads: int | None = None, providers: 
         InputError: ONNX Runtime refuses the file.
         TargetError: ONNX Runtime or a provider is not installed.
     """
-    if providers is None:
-        with wide_file(path) as (runnable, wide):
-            session = ort_session(runnable, threads=threads)
-    else:
-        session, wide = ort_session(path, threads=threads, providers=providers), False
-    inputs = [value.name for value in session.get_inputs()]
-    outputs = [value.name for value in session.get_outputs()]
+    return FileRunner(path, threads, providers)
 
-    def run(feeds: Arrays) -> Arrays:
-        with translated(f"{path} failed", RUN_ERRORS, ""):
-            given = {name: feeds[name] for name in inputs}
-            values = session.run(outputs, wide_feeds(given) if wide else given)
-        return dict(zip(outputs, values, strict=True))
 
-    return run
+class FileRunner:
+    """A session over a file; `release` gives its memory back until the next call."""
+
+    def __init__(self, path: pathlib.Path, threads: int | None, providers: Providers | None) -> None:
+        self._path, self._threads, self._providers = path, threads, providers
+        self._wide = False
+        self._session: onnxruntime.InferenceSession | None = self._open()
+        self._inputs = [value.name for value in self._session.get_inputs()]
+        self._outputs = [value.name for value in self._session.get_outputs()]
+
+    def __call__(self, feeds: Arrays) -> Arrays:
+        """Run it; inputs that it does not have are ignored."""
+        session = self._session = self._session or self._open()
+        with translated(f"{self._path} failed", RUN_ERRORS, ""):
+            given = {name: feeds[name] for name in self._inputs}
+            values = session.run(self._outputs, wide_feeds(given) if self._wide else given)
+        return dict(zip(self._outputs, values, strict=True))
+
+    def release(self) -> None:
+        """Drop the session, which holds a copy of the weights, where it can be opened again."""
+        if not self._wide:  # that file is gone
+            self._session = None
+
+    def _open(self) -> onnxruntime.InferenceSession:
+        if self._providers is not None:
+            return ort_session(self._path, threads=self._threads, providers=self._providers)
+        with wide_file(self._path) as (runnable, self._wide):
+            return ort_session(runnable, threads=self._threads)
