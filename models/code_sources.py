@@ -14,7 +14,6 @@ from raggedrt.errors import InputError, RaggedRTError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -61,7 +60,7 @@ def weights_digest(name: str, module: Any) -> str:
     import torch
 
     total = hashlib.sha256(name.encode())
-    tensors: Mapping[str, torch.Tensor] = module.state_dict() if callable(module.state_dict) else module.state_dict
+    tensors: Mapping[str, Any] = module.state_dict() if callable(module.state_dict) else module.state_dict
     for key, tensor in sorted(tensors.items()):
         total.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         total.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))

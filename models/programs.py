@@ -270,7 +270,7 @@ def _mask_input(program: Any, examples: Mapping[str, torch.Tensor]) -> str | Non
         if tensor.dim() == 2
         and tensor.dtype in (torch.int64, torch.int32, torch.bool)
         and tensor.numel()
-        and set(tensor.unique().tolist()) <= {0, 1}
+        and set(tensor.flatten().tolist()) <= {0, 1}
         and not any("embedding" in str(user.target) for user in users[name])
     ]
     return flags[0] if len(flags) == 1 else None
