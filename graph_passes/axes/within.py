@@ -377,4 +377,6 @@ def slice_bounds(node: ir.Node, analysis: AxisAnalysis) -> dict[int, Bound] | No
         return None
     unknown: tuple[Size | None, ...] = (None,) * len(axes)
     pairs = (starts.elements if starts else unknown, ends.elements if ends else unknown)
+    if {len(axes)} != {len(steps), *map(len, pairs)}:
+        return None  # no valid Slice
     return {number: (s, e, step) for number, s, e, step in zip(axes, *pairs, steps, strict=True)}
