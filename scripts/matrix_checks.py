@@ -38,6 +38,9 @@ OK, PARTIAL, DENSE, REFUSED, ABSENT, FAULT = "ok", "partial", "no padding", "ref
 TOLERANCE = 1e-4
 """Largest error relative to the largest value of the output, or to 1."""
 EMBEDDINGS = {"sentence-embedding (mean)": "mean", "sentence-embedding (cls)": "cls"}
+POOLINGS = {**EMBEDDINGS, "sentence-embedding (last token)": "lasttoken"}
+LAST_TOKEN = "text-generation (last token)"
+"""Logits of the last slot only, as generation asks for them (`logits_to_keep=1`)."""
 PADDED_ROWS = ((24, (24, 9, 1)), (40, (40, 17)), (1, (1, 1)), (12, (12, 5, 0)))
 RAGGED_ROWS = ((24, 9, 1), (16,), (1,), (7, 0, 5), (40, 3, 3, 31))
 
@@ -116,8 +119,9 @@ def _tried(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, An
 def _source(combination: Combination) -> tuple[ModelSource, int | None]:
     """What is exported, and the longest rows that it takes."""
     family = combination.family
-    pooling = EMBEDDINGS.get(combination.task)
-    model = build(family, "feature-extraction" if pooling else combination.task, combination.attention)
+    pooling = POOLINGS.get(combination.task)
+    task = combination.task.split(" (")[0]
+    model = build(family, "feature-extraction" if pooling else task, combination.attention)
     if family.pixels is not None:
         return pixel_source(family, model), None
     if combination.exporter == "torch.onnx":
@@ -127,6 +131,8 @@ def _source(combination: Combination) -> tuple[ModelSource, int | None]:
     resolved = resolve(model)
     assert resolved.model is not None
     source = resolved.model
+    if combination.task == LAST_TOKEN:
+        source.module.options = {**source.module.options, "logits_to_keep": 1}
     if pooling:
         head = SentenceEmbedding(source.module, Pooling((pooling,)), nn.Sequential(Normalize())).eval()
         source = dataclasses.replace(

@@ -18,7 +18,14 @@ from raggedrt.models.factories import TINY_CONFIGS, randomize
 
 TEXT = ("feature-extraction",)
 ENCODER_TASKS = ("text-classification", "token-classification", "question-answering", "fill-mask")
-DECODER_TASKS = ("feature-extraction", "text-classification", "token-classification", "question-answering")
+DECODER_TASKS = (
+    "feature-extraction",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "text-generation (last token)",
+    "sentence-embedding (last token)",
+)
 _TINY = {
     "vocab_size": 100,
     "hidden_size": 32,
@@ -120,6 +127,30 @@ MORE_CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
     "zaya": {**_DECODER, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 32},
+    "nomic_bert": _TINY,
+    "gte": _TINY,
+    "jina_embeddings_v3": {**_TINY, "type_vocab_size": 1},
+    "eurobert": _DECODER,
+    "qwen2": _DECODER,
+    "phi": {**_DECODER, "partial_rotary_factor": 0.5},
+    "opt": {
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "word_embed_proj_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 64,
+        "max_position_embeddings": 80,
+        "pad_token_id": 1,
+    },
+    "gpt_neox": {**_TINY, "rotary_pct": 0.5, "bos_token_id": 2, "eos_token_id": 3},
+    "stablelm": _DECODER,
+    "cohere": _DECODER,
+    "olmo2": _DECODER,
+    "granite": _DECODER,
+    "smollm3": _DECODER,
+    "bloom": {"vocab_size": 100, "hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0},
+    "mixtral": {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 
 
@@ -138,6 +169,7 @@ class Family:
         pixels: name and shape [...] of the only input of a model that reads no text, without the batch axis.
         experts: implementation that mixtures of experts are set to before a plain export.
         overrides: a configuration in place of the tiny one.
+        opsets: what the main matrix exports; fewer for families that differ little from another.
     """
 
     name: str
@@ -150,6 +182,7 @@ class Family:
     pixels: tuple[str, tuple[int, ...]] | None = None
     experts: str = ""
     overrides: Mapping[str, Any] | None = None
+    opsets: tuple[int, ...] = (20, 18, 24)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -161,6 +194,8 @@ class Family:
 
 _ENCODER: dict[str, Any] = {"tasks": ENCODER_TASKS}
 _CAUSAL: dict[str, Any] = {"task": "text-generation", "tasks": DECODER_TASKS}
+_MORE_ENCODERS: dict[str, Any] = {"tasks": ("text-classification",), "opsets": (20,)}
+_MORE_DECODERS: dict[str, Any] = {"task": "text-generation", "opsets": (20,)}
 _IMAGES = ("pixel_values", (3, 32, 32))
 FAMILIES: tuple[Family, ...] = (
     Family("BERT", "bert", **_ENCODER),
@@ -189,6 +224,23 @@ FAMILIES: tuple[Family, ...] = (
     Family("Phi-3", "phi3", **_CAUSAL),
     Family("GPT-OSS", "gpt_oss", experts="batched_mm", **_CAUSAL),
     Family("ZAYA", "zaya", experts="batched_mm", **_CAUSAL),
+    Family("XLM-RoBERTa", "xlm-roberta", **_MORE_ENCODERS),
+    Family("CamemBERT", "camembert", **_MORE_ENCODERS),
+    Family("NomicBERT", "nomic_bert", **_MORE_ENCODERS),
+    Family("GTE", "gte", **_MORE_ENCODERS),
+    Family("Jina embeddings 3", "jina_embeddings_v3", **_MORE_ENCODERS),
+    Family("EuroBERT", "eurobert", **_MORE_ENCODERS),
+    Family("Qwen2", "qwen2", **_MORE_DECODERS),
+    Family("Phi", "phi", **_MORE_DECODERS),
+    Family("OPT", "opt", **_MORE_DECODERS),
+    Family("GPT-NeoX", "gpt_neox", **_MORE_DECODERS),
+    Family("StableLM", "stablelm", **_MORE_DECODERS),
+    Family("Cohere", "cohere", **_MORE_DECODERS),
+    Family("OLMo 2", "olmo2", **_MORE_DECODERS),
+    Family("Granite", "granite", **_MORE_DECODERS),
+    Family("SmolLM3", "smollm3", **_MORE_DECODERS),
+    Family("Bloom", "bloom", **_MORE_DECODERS),
+    Family("Mixtral", "mixtral", experts="batched_mm", **_MORE_DECODERS),
 )
 
 

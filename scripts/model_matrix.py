@@ -5,6 +5,7 @@ table in the documentation is generated from the results.
 
     python scripts/model_matrix.py                      # what is missing, then docs/model-matrix.md
     python scripts/model_matrix.py --families BERT,T5 --again
+    python scripts/model_matrix.py --families BERT --again --only "/24/" --record  # the rest stays as recorded
     python scripts/model_matrix.py --render             # only the document
 """
 
@@ -30,9 +31,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "model-matrix.json"
 DOCUMENT = ROOT / "docs" / "model-matrix.md"
 ATTENTION = ("sdpa", "eager")
-OPSETS = (20, 18, 24)
 EXPORTERS = ("raggedrt", "torch.onnx")
-TASK_OPSET = PLAIN_OPSET = 20
+TASK_OPSET = 20
+PLAIN = {("eager", 20), ("sdpa", 20), ("sdpa", 24)}
+"""Attention and opset of exports by PyTorch alone."""
 MOST_SECONDS = 1800
 """For one family."""
 
@@ -44,9 +46,9 @@ def combinations(family: Family, only: str = "") -> list[Combination]:
     main = [
         Combination(family, family.task, attention, opset, exporter)
         for exporter in EXPORTERS
-        for opset in OPSETS
+        for opset in family.opsets
         for attention in ATTENTION
-        if exporter == "raggedrt" or (family.pixels is None and opset == PLAIN_OPSET)
+        if exporter == "raggedrt" or (family.pixels is None and (attention, opset) in PLAIN)
     ]
     tasks = [*family.tasks, *(EMBEDDINGS if "fill-mask" in family.tasks else ())]
     heads = [Combination(family, task, "eager", TASK_OPSET, "raggedrt") for task in tasks]
@@ -88,8 +90,11 @@ def _write(path: pathlib.Path, value: Any) -> None:
 def _start(family: Family, folder: pathlib.Path, arguments: argparse.Namespace) -> None:
     """Run one family in a process; what it did not finish becomes a fault of the combination that it died in."""
     store = folder / f"{family.key}.json"
+    if not store.exists():
+        _write(store, _recorded().get(family.name, {}))
     if arguments.again:
-        store.unlink(missing_ok=True)
+        known: Cells = json.loads(store.read_text())
+        _write(store, {key: cell for key, cell in known.items() if not re.search(arguments.only, key)})
     command = [sys.executable, "-W", "ignore", __file__, "--child", family.key, "--folder", str(folder)]
     command += ["--no-bodies"] if arguments.no_bodies else []
     command += ["--only", arguments.only]
@@ -108,10 +113,17 @@ def _start(family: Family, folder: pathlib.Path, arguments: argparse.Namespace) 
         _write(store, cells | {missing: {"export": {"status": FAULT, "reason": f"the process ended: {ended}"}}})
 
 
+def _recorded() -> dict[str, Cells]:
+    """The cells that the documentation has."""
+    recorded: dict[str, Cells] = json.loads(RESULTS.read_text())["families"] if RESULTS.exists() else {}
+    return recorded
+
+
 def collect(folder: pathlib.Path) -> dict[str, Cells]:
-    """The cells of all families that were run."""
+    """The cells of all families: those that were run here, else as recorded."""
     stores = {family.name: folder / f"{family.key}.json" for family in FAMILIES}
-    return {name: json.loads(store.read_text()) for name, store in stores.items() if store.exists()}
+    own = {name: json.loads(store.read_text()) for name, store in stores.items() if store.exists()}
+    return {name: cells for name in stores if (cells := own.get(name) or _recorded().get(name))}
 
 
 def versions() -> dict[str, str]:
@@ -133,7 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check every model family against PyTorch.")
     parser.add_argument("--families", help="names or keys, separated by commas; all by default")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "build" / "model_matrix", help="for results")
-    parser.add_argument("--again", action="store_true", help="drop what is known of these families")
+    parser.add_argument("--again", action="store_true", help="drop what is known of these (and --only)")
     parser.add_argument("--only", default="", help="regular expression for task/attention/opset/exporter")
     parser.add_argument("--no-bodies", action="store_true", help="with the op library only")
     parser.add_argument("--render", action="store_true", help="only write the document again")
