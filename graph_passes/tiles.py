@@ -59,8 +59,8 @@ def tile_form(spec: MaskSpec) -> TileForm | None:
         return None
     own_ends = spec.of == OWN and any(_counts_from_end(rule) for clause in clauses for rule in clause)
     if drawing is not None:
-        if not drawing.length or drawing.block % TILE_MULTIPLE:
-            return None
+        if not drawing.length or drawing.block % TILE_MULTIPLE or len(parts[0] or ()) != 1:
+            return None  # listed blocks are of one clause
         listed = tuple(tuple(row) for row in drawing.drawn().tolist())
         return TileForm(drawing.block, clauses, listed, own_ends=own_ends)
     units = {rule.unit for clause in clauses for rule in clause if rule.unit > 1}

@@ -19,10 +19,10 @@ from helpers.tolerances import Tolerance, assert_close
 from raggedrt.errors import FeatureError, InputError
 from raggedrt.graph_passes.impose import SiteChoice, check_imposable
 from raggedrt.graph_passes.masks import MaskSpec
-from raggedrt.graph_passes.masks.algebra import Term, Window
+from raggedrt.graph_passes.masks.algebra import Causal, Term, Window
 from raggedrt.graph_passes.masks.bigbird import BigBird
 from raggedrt.graph_passes.masks.block_list import BlockList
-from raggedrt.graph_passes.masks.expressions import any_term
+from raggedrt.graph_passes.masks.expressions import all_terms, any_term
 from raggedrt.graph_passes.masks.pairs import OWN, Pairs
 from raggedrt.graph_passes.masks.short_spec import parse_mask
 from raggedrt.plugins.contract.abi import Feature
@@ -130,6 +130,14 @@ def test_ragged_sequences(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     got = run(ort_session(pair.model, native=False), ragged)["last_hidden_state"]
     assert_close(got, np.concatenate(want), CLOSE)
+
+
+def test_random_blocks_within_several_clauses_are_refused() -> None:
+    """`drawn | (a & b)` is two clauses, and a BlockMask lists blocks in its first one only."""
+    term = any_term(BigBird(8, 1, 0, 1, 0, 16), all_terms(Causal(), Window(3, 0, 2)))
+    drawn = MaskSpec.of_expression(term, of=OWN)
+    with pytest.raises(FeatureError, match="tiles"):
+        rewritten(build_encoder(EncoderSpec()), features=("pack",), sparsity=drawn, accept_approximation=True)
 
 
 BLOCKS = st.builds(
