@@ -15,14 +15,13 @@ import onnx_ir as ir
 from raggedrt.graph_passes.axes.analysis import AxisAnalysis
 from raggedrt.graph_passes.axes.atoms import Axes, Kind, axis_size, has
 from raggedrt.graph_passes.axes.contents import int_attribute
-from raggedrt.graph_passes.masks.inputs import Polarity
 from raggedrt.graph_passes.sites.by_shape import site_by_shape
 from raggedrt.graph_passes.sites.guards import is_guard, only_looks
 from raggedrt.graph_passes.sites.lost import other_rows
-from raggedrt.graph_passes.sites.mask_terms import hidden_by_where, scalar, split_terms
+from raggedrt.graph_passes.sites.mask_terms import scalar, split_terms
 from raggedrt.graph_passes.sites.merged import disentangled, only_regroups, unmerged
 from raggedrt.graph_passes.sites.repeats import unrepeated
-from raggedrt.graph_passes.sites.scores import Scores
+from raggedrt.graph_passes.sites.scores import MAX_DEPTH, PASS_THROUGH, Scores, step_back
 from raggedrt.graph_passes.sites.sinks import drops_last_column, joined_sink, without_largest
 from raggedrt.graph_passes.sites.site import (
     BNSH,
@@ -37,26 +36,8 @@ from raggedrt.graph_passes.sites.site import (
     static_size,
 )
 
-_PASS_THROUGH = ("Cast", "Identity", "Dropout")
-_SCORE_OPS = (
-    *_PASS_THROUGH,
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Where",
-    "Tanh",
-    "Reshape",
-    "Max",
-    "Clip",
-    "Concat",
-    "Transpose",
-)
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 IN_FLOATS = "quantise without the products of attention (nodes_to_exclude)"
-_MAX_DEPTH = 12
-SMALLEST_FACTOR = 1 / 32
-"""Least factor on masked scores: the scale of heads of size 1024, with which -10000 still hides."""
 EAGER, SDPA = "MatMul-Softmax-MatMul", "decomposed scaled_dot_product_attention"
 
 
@@ -72,7 +53,7 @@ def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool, ir.Node | None] | 
     """
     current, guarded = softmax.outputs[0], False
     cut: ir.Node | None = None
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         users = [usage for usage in current.uses() if not only_looks(usage.node)]
         products = [u for u in users if u.node.op_type in ("MatMul", "Einsum") and u.idx == 0]
         if products and _is_constant(products[0].node.inputs[1]):
@@ -89,7 +70,7 @@ def weights_product(softmax: ir.Node) -> tuple[ir.Node, bool, ir.Node | None] | 
             guarded = True
         elif node.op_type == "Slice" and cut is None:
             cut = node
-        elif node.op_type not in (*_PASS_THROUGH, "Reshape"):  # what a Reshape does is checked when axes are known
+        elif node.op_type not in (*PASS_THROUGH, "Reshape"):  # what a Reshape does is checked when axes are known
             _refuse_detour(users)
             return None
         current = node.outputs[0]
@@ -112,7 +93,7 @@ def _reaches_product(node: ir.Node, depth: int = 6) -> bool:
     """Whether a product with values follows shortly (the same question an outside observer would ask)."""
     if depth == 0 or not node.outputs:
         return False
-    between = (*_PASS_THROUGH, "Where", "Slice", "Reshape", "Mul", "Squeeze", "Unsqueeze", *_QUANTISED)
+    between = (*PASS_THROUGH, "Where", "Slice", "Reshape", "Mul", "Squeeze", "Unsqueeze", *_QUANTISED)
     if node.op_type not in between:
         return False
     return any(
@@ -194,19 +175,10 @@ def _opset(node: ir.Node) -> int:
     return 13 if not isinstance(graph, ir.Graph) else graph.opset_imports.get("", 13)
 
 
-def _leads_to_product(value: ir.Value | None, depth: int = _MAX_DEPTH) -> bool:
-    node = None if value is None else value.producer()
-    if node is None or depth == 0:
-        return False
-    if node.op_type == "MatMul":
-        return node.inputs[0] is not None and all(v is not None and v.const_value is None for v in node.inputs)
-    return node.op_type in _SCORE_OPS and any(_leads_to_product(v, depth - 1) for v in node.inputs)
-
-
 def _walk_back(value: ir.Value, scores: Scores, form: str, analysis: AxisAnalysis) -> ir.Node:
     """Follow the scores back to the product of queries and keys."""
     outer = scores.masks
-    for _ in range(_MAX_DEPTH):
+    for _ in range(MAX_DEPTH):
         node = value.producer()
         if node is None:
             raise NotThisForm(form, "the scores come from outside the graph")
@@ -215,71 +187,28 @@ def _walk_back(value: ir.Value, scores: Scores, form: str, analysis: AxisAnalysi
                 scores.masks, scores.merged = outer, scores.masks
             return node
         if node.op_type == "Reshape" and only_regroups(node, analysis) and scores.masks is outer:
-            scores.masks, scores.split = [], True
             following = node.inputs[0]
+            if scores.masks or not _is_merged(value):
+                scores.masks, scores.split = [], True
         else:
-            following = _step(node, scores, form)
+            following = step_back(node, scores, form)
         if following is None:
             raise NotThisForm(form, f"the scores pass through {node.op_type} ('{node.outputs[0].name}')")
         value = following
     raise NotThisForm(form, "no product of queries and keys within reach of the Softmax")
 
 
-def _step(node: ir.Node, scores: Scores, form: str) -> ir.Value | None:
-    first, second = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
-    if node.op_type in _PASS_THROUGH:
-        return first
-    if node.op_type == "Div" and (divisor := scalar(second)):
-        scores.scale /= divisor
-        return first
-    if node.op_type == "Mul":
-        for factor, other in ((first, second), (second, first)):
-            number = scalar(factor)
-            if number is not None:
-                scores.scale *= number
-                return other
-    if node.op_type == "Add" and not scores.softcap:  # what is added before the cap is no mask
-        for term, other in ((second, first), (first, second)):
-            if term is not None and _leads_to_product(other) and not (_leads_to_product(term) and term is second):
-                _require_hiding(scores.scale, form)
-                scores.masks.append(MaskTerm(term, Polarity.ADDITIVE, factor=scores.scale))
-                return other
-    if node.op_type == "Where" and not scores.softcap:
-        return _step_where(node, scores, form)
-    if node.op_type == "Tanh":
-        return _step_tanh(node, scores)
-    return None
-
-
-def _require_hiding(factor: float, form: str) -> None:
-    """Scores multiplied after masking show hidden keys again where the factor is small (or negative)."""
-    if factor < SMALLEST_FACTOR:
-        raise NotThisForm(form, f"the scores are multiplied by {factor:g} after the mask, which may undo it")
-
-
-def _step_where(node: ir.Node, scores: Scores, form: str) -> ir.Value | None:
-    found = hidden_by_where(node)
-    if found is None:
-        return None
-    _require_hiding(scores.scale, form)
-    scores.masks.append(found[0])
-    return found[1]
-
-
-def _step_tanh(node: ir.Node, scores: Scores) -> ir.Value | None:
-    """`c * tanh(s / c)`: what was met so far is c, what follows is 1 / c and the scale."""
-    if scores.softcap or scores.scale <= 0.0:
-        return None
-    scores.softcap, scores.scale = scores.scale, scores.scale
-    return node.inputs[0]
+def _is_merged(scores: ir.Value) -> bool:
+    """Whether batch and heads share an axis."""
+    return scores.shape is not None and len(scores.shape) == 3
 
 
 def _unscaled(value: ir.Value | None, scores: Scores) -> ir.Value:
     """Move scalar factors on an operand into the scale."""
     if value is None:
         raise NotThisForm(EAGER, "an operand of the query-key product is missing")
-    while (node := value.producer()) is not None and node.op_type in ("Mul", "Div", *_PASS_THROUGH[1:]):
-        if node.op_type in _PASS_THROUGH and node.inputs[0] is not None:
+    while (node := value.producer()) is not None and node.op_type in ("Mul", "Div", *PASS_THROUGH[1:]):
+        if node.op_type in PASS_THROUGH and node.inputs[0] is not None:
             value = node.inputs[0]
             continue
         pairs = [(node.inputs[1], node.inputs[0])]

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from helpers.attended import WIDTH, Attended, embeddings
+from helpers.attended import HEAD_SIZE, HEADS, WIDTH, Attended, embeddings
 from helpers.encoder_graphs import EncoderSpec, build_encoder
 from helpers.encoder_runs import FP32, MASK, Rewritten, assert_same_padded, padded_feed, plain_session, rewritten, run
 from helpers.tolerances import assert_close
@@ -64,6 +64,22 @@ def _per_sequence(g: Attended) -> dict[str, ir.Value]:
     return {"result": g.op.Add(g.y, g.op.Unsqueeze(style, g.ints([1])))}
 
 
+def _kept_finite(g: Attended) -> dict[str, ir.Value]:
+    """Scores with heads merged into the batch, apart for the mask and a floor, and merged again: XGLM and older OPT."""
+    op, size = g.op, g.op.Shape(g.mask)
+    row = op.Slice(size, g.ints([1]), g.ints([2]))
+    merged = op.Reshape(g.heads(g.y), op.Concat(g.ints([-1]), row, g.ints([HEAD_SIZE]), axis=0))
+    product = op.MatMul(merged, op.Transpose(merged, perm=[0, 2, 1]))
+    apart = op.Reshape(product, op.Concat(op.Slice(size, g.ints([0]), g.ints([1])), g.ints([HEADS]), row, row, axis=0))
+    scores = op.Max(op.Add(apart, g.additive()), g.number(float(np.finfo(np.float32).min)))
+    weights = op.Softmax(op.Reshape(scores, op.Concat(g.ints([-1]), row, row, axis=0)), axis=-1)
+    heads = op.Reshape(
+        op.MatMul(weights, merged),
+        op.Concat(op.Slice(size, g.ints([0]), g.ints([1])), g.ints([HEADS]), row, g.ints([HEAD_SIZE]), axis=0),
+    )
+    return {"result": op.Reshape(op.Transpose(heads, perm=[0, 2, 1, 3]), g.ints([0, 0, WIDTH]))}
+
+
 def _scalar(g: Attended) -> dict[str, ir.Value]:
     return {"result": g.op.Mul(g.y, g.input("temperature", [], ir.DataType.FLOAT))}
 
@@ -84,6 +100,7 @@ CASES: dict[str, tuple[Callable[[Attended], dict[str, ir.Value]], Feed]] = {
     "an input per sequence": (_per_sequence, _feed(style=_STYLE)),
     "a scalar input": (_scalar, _feed(temperature=np.float32(0.5))),
     "outputs read by others, twice, and copies of inputs": (_several, _feed()),
+    "scores that are kept finite": (_kept_finite, _feed()),
 }
 
 

@@ -214,10 +214,18 @@ def test_external_data_that_the_manifest_does_not_list_is_refused(bundle: pathli
     refused(bundle, "reads 'other.data', which the manifest does not list")
 
 
-@pytest.mark.parametrize("entries", [{"offset": "999999"}, {"length": "999999"}, {"offset": "-8"}, {"length": "-8"}])
-def test_external_data_beyond_its_file_is_refused(bundle: pathlib.Path, entries: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"offset": "999999"}, "cut off"),
+        ({"length": "999999"}, "takes 640 bytes and has 999999"),
+        ({"offset": "-8"}, "no places in a file"),
+        ({"length": "-8"}, "no places in a file"),
+    ],
+)
+def test_external_data_beyond_its_file_is_refused(bundle: pathlib.Path, entries: dict[str, str], reason: str) -> None:
     edit_external(bundle, **entries)
-    refused(bundle, "cut off")
+    refused(bundle, reason)
 
 
 def test_external_data_without_numbers_is_refused(bundle: pathlib.Path) -> None:
