@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from raggedrt.approximation import is_imposed, sample_of, verify_imposed
-from raggedrt.building import build_in_bundle, engine_report, with_engine
+from raggedrt.engine_building import build_in_bundle, engine_report, with_engine
 from raggedrt.engine_profiles import ShapeDemand
 from raggedrt.engine_settings import Compatibility, engine_settings
 from raggedrt.errors import InputError, NumericsError, TargetError
