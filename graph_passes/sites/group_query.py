@@ -200,7 +200,7 @@ def _key_lengths(call: _Call, seqlens: ir.Value) -> ir.Value:
 
 def _sink(call: _Call) -> ir.Value | None:
     sink = call.operand("head_sink")
-    if sink is not None or not int_attribute(call.node, "smooth_softmax", 0):
+    if sink is not None or int_attribute(call.node, "smooth_softmax", 0) != 1:  # -1, the schema's default, is off
         return sink
     zeros = np.zeros(call.heads, dtype=np.float32)  # one more term exp(0) in every denominator
     return call.tape.array(zeros, f"{call.stem}_sink")
@@ -237,6 +237,10 @@ def _unsupported(call: _Call) -> list[str]:
             f"{FORM} has position_ids, of which it rotates a prompt by the very first one plus the slot, whatever the "
             "others are; rotate before it (do_rotary=0), or leave position_ids out"
         )
+    if int_attribute(node, "local_window_size", -1) == 0:
+        reasons.append(f"{FORM} has a window without any key (local_window_size=0), which is no attention")
+    if call.attribute("softcap") < 0:
+        reasons.append(f"{FORM} has a negative softcap")
     if int_attribute(node, "sliding_window_cache", 0):
         reasons.append(f"{FORM} keeps a cache of the window's size (sliding_window_cache), which is not read yet")
     product = node.outputs[_PRODUCT] if len(node.outputs) > _PRODUCT else None

@@ -281,3 +281,21 @@ def test_windows_whose_left_padded_rows_are_left_to_chance_want_ragged_rows(opti
         with pytest.raises(FeatureError, match=r"to chance; use --io ragged"):
             rewritten(build(), features=(features,))
     _check_ragged(rewritten(build(), features=("pack",), io="ragged"))
+
+
+def test_smooth_softmax_is_off_by_the_schema_s_default() -> None:
+    graph = Decoder(smooth_softmax=-1)
+    graph.layer(0)
+    pair = rewritten(graph.closed(), features=("pack",))
+    assert pair.ops.count("RaggedAttention") == 1
+    _check_padded(pair)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"), [({"local_window_size": 0}, "without any key"), ({"softcap": -1.0}, "negative softcap")]
+)
+def test_attributes_without_a_meaning_are_refused(options: dict[str, Any], reason: str) -> None:
+    graph = Decoder(**options)
+    graph.layer(0)
+    with pytest.raises(FeatureError, match=reason):
+        rewritten(graph.closed(), features=("pack",))
