@@ -52,12 +52,18 @@ def covering_bias(sides: Sides, mask: ir.Value) -> ir.Value:
     return _expanded(sides, _extended(tape, bias, tape.vector([0]), short))
 
 
-def added_bias(sides: Sides, values: Sequence[ir.Value]) -> ir.Value:
-    """What is added to scores [B, N, Sq, Sk] (or [B, Sq, Sk], of one head) as float32 [1|B, 1|N, Sq, Sk]."""
+def added_bias(sides: Sides, values: Sequence[ir.Value], *, head_axis: bool) -> ir.Value:
+    """What is added to scores [B, N, Sq, Sk] (`head_axis`) or [B, Sq, Sk] as float32 [1|B, 1|N, Sq, Sk].
+
+    Raises:
+        PackingRefused: Its rank is not known, or above that of the scores.
+    """
     tape, total = sides.tape, None
     for value in values:
         rank = known_rank(sides.node, value)
-        axes = {4: [], 3: [1]}.get(rank, list(range(4 - rank)))
+        if rank > (4 if head_axis else 3):
+            raise PackingRefused(sides.node, f"'{value.name}' has more axes than the scores to which it is added")
+        axes = [1] if rank == 3 and not head_axis else list(range(4 - rank))  # ranks are aligned at the end
         bias = tape.op("Cast", [value], {"to": _FLOAT}, stem="mask_bias", dtype=_FLOAT)
         if axes:
             bias = tape.op("Unsqueeze", [bias, tape.vector(axes)], stem="mask_bias", dtype=_FLOAT)

@@ -137,7 +137,9 @@ def lower_directly(site: AttentionSite, mask: SiteMask, batch: PaddedBatch, padd
     inputs |= bias_operands(site, mask.biases, batch) | mask_inputs
     if table:
         sides = Sides(batch.tape, site.anchor, queries, keys)
-        inputs["bias"] = square(sides, added_bias(sides, table), site.query.value.dtype)
+        inputs["bias"] = square(
+            sides, added_bias(sides, table, head_axis=bool(site.query.layout.heads)), site.query.value.dtype
+        )
         inputs |= {"positions_q": queries.slot_positions(), "positions_k": keys.slot_positions()}
     if site.sink is not None:
         inputs["head_sink"] = sink_operand(site.sink, batch)

@@ -16,6 +16,7 @@ from raggedrt.graph_passes.axes.rule import PackingRefused
 from raggedrt.graph_passes.direct.mask_bias import Sides, covering_bias, known_rank, square
 from raggedrt.graph_passes.direct.rows import MINUS_INFINITY, Rows, from_rows, to_rows
 from raggedrt.graph_passes.packing.tape import Tape
+from raggedrt.graph_passes.sites.caches import heads_first, is_used
 
 _BOOL, _INT32, _INT64 = ir.DataType.BOOL, ir.DataType.INT32, ir.DataType.INT64
 _PRESENT_KEY, _PRESENT_VALUE, _PRODUCT = 1, 2, 3
@@ -66,9 +67,16 @@ def lower_standard_attention(node: ir.Node, tape: Tape) -> dict[ir.Value, ir.Val
     output = _attend(call, query, key, value, past_key)
     replaced = {node.outputs[0]: output}
     for number, new in ((_PRESENT_KEY, key), (_PRESENT_VALUE, value)):
-        if len(node.outputs) > number:
-            replaced[node.outputs[number]] = new
+        if len(node.outputs) > number and is_used(node.outputs[number]):
+            replaced[node.outputs[number]] = new if known_rank(node, new) == 4 else _by_heads(call, new)
     return replaced
+
+
+def _by_heads(call: _Call, rows: ir.Value) -> ir.Value:
+    """Keys or values [B, S, N*H] as presents have them, [B, N, S, H]."""
+    tape, stem = call.tape, f"{rows.name}_present"
+    split = tape.op("Reshape", [rows, tape.vector([0, 0, call.kv_heads, -1])], stem=stem, dtype=rows.dtype)
+    return heads_first(tape, split, rows.name or "rows")
 
 
 def _attend(call: _Call, query: ir.Value, key: ir.Value, value: ir.Value, past_key: ir.Value | None) -> ir.Value:

@@ -264,3 +264,28 @@ def test_every_target_has_its_own_rows() -> None:
     for target in CAPABILITIES:
         pair = rewritten(build(Rows()), target=target, allow_partial=True)
         assert ("RaggedAttention" in pair.ops) == (target in GAINS)
+
+
+@pytest.mark.parametrize("batch", [1, HEADS, 3])
+def test_a_computed_bias_of_heads_without_a_batch_axis(batch: int) -> None:
+    """Three axes beside scores of four are heads, queries and keys, also where there are as many rows as heads."""
+    g = GraphWriter()
+    x = g.input("x", ["batch", 10, WIDTH], ir.DataType.FLOAT)
+    parts = [_split(g, g.op.MatMul(x, g.weight(WIDTH, WIDTH, scale=0.5)), Rows(10)) for _ in range(3)]
+    products = g.op.MatMul(x, g.op.Transpose(x, perm=[0, 2, 1]))
+    bias = g.op.Mul(g.reduce("ReduceMean", products, [0], keepdims=True), g.weight(HEADS, 1, 1))
+    scores = g.op.Add(g.op.MatMul(parts[0], g.op.Transpose(parts[1], perm=[0, 1, 3, 2])), bias)
+    pair = rewritten(g.model({"result": g.op.MatMul(g.op.Softmax(scores, axis=-1), parts[2])}))
+    assert "RaggedAttention" in pair.ops
+    _compare(pair, _feed(Rows(10), batch))
+
+
+def test_presents_of_attention_with_merged_heads() -> None:
+    g = GraphWriter(24)
+    x = g.input("x", ["batch", "rows", WIDTH], ir.DataType.FLOAT)
+    rows = [g.op.MatMul(x, g.weight(WIDTH, WIDTH, scale=0.5)) for _ in range(3)]
+    sizes = {"q_num_heads": HEADS, "kv_num_heads": HEADS}
+    outputs = g.op.op_multi_out("Attention", rows, sizes, num_outputs=3)
+    pair = rewritten(g.model(dict(zip(("result", "present_key", "present_value"), outputs, strict=True))))
+    assert "RaggedAttention" in pair.ops
+    _compare(pair, _feed(Rows(5), 2))
