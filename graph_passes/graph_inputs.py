@@ -51,13 +51,16 @@ def describe_inputs(graph: ir.Graph, mask_input: str | None = None) -> GraphInpu
 
 IDS_NAMES = ("input_ids", "inputs_embeds", "decoder_input_ids")
 """Inputs that hold the tokens of one call, whatever came before it."""
-_FUSED_ATTENTION = (
-    "Attention",
-    "MultiHeadAttention",
-    "GroupQueryAttention",
-    "SparseAttention",
-    "DecoderMaskedMultiHeadAttention",
-)
+_CONTRIB = "com.microsoft"
+_PASTS = {
+    ("", "Attention"): (4, 5),
+    (_CONTRIB, "Attention"): (4,),
+    (_CONTRIB, "MultiHeadAttention"): (6, 7),
+    (_CONTRIB, "GroupQueryAttention"): (3, 4),
+    (_CONTRIB, "SparseAttention"): (3, 4),
+    (_CONTRIB, "DecoderMaskedMultiHeadAttention"): (5, 6),
+}
+"""Inputs of fused attention that hold earlier keys and values; masks and biases have four axes, too."""
 
 
 def inputs_of_rows(graph: ir.Graph, length: int | None) -> GraphInputs:
@@ -102,7 +105,8 @@ def cache_axis(value: ir.Value) -> int | None:
             axis = int_attribute(node, "axis", 0) % rank
             if axis == 2 or "past" in str(_dim(value, axis)):  # images, too, are joined, along other axes
                 return axis
-        if node.op_type in _FUSED_ATTENTION and usage.idx > 2:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if usage.idx in _PASTS.get((domain, node.op_type), ()):
             return 2 if rank == 4 else 3  # com.microsoft.Attention: [2, batch, heads, past, head size]
     return None
 

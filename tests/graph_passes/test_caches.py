@@ -114,3 +114,28 @@ def test_images_that_are_joined_are_no_cache() -> None:
     both = graph.op.Concat(image, image, axis=1)
     with pytest.raises(InputError, match="no input of the graph is a cache"):
         rewritten(graph.model({"result": graph.y, "both": both}), prefill=True)
+
+
+@pytest.mark.parametrize("contrib", [False, True])
+def test_a_bias_with_four_axes_is_no_cache(contrib: bool) -> None:
+    """Masks and biases are inputs of fused attention, too, and stay."""
+    graph = Cached()
+    graph.opset = 20 if contrib else 24
+    bias = graph.input("bias", ["batch", HEADS, "seq", "past + seq"], ir.DataType.FLOAT)
+    rows = [graph.op.MatMul(graph.x, graph.weight(WIDTH, WIDTH, scale=0.5)) for _ in range(3)]
+    if contrib:
+        outputs = graph.contrib("MultiHeadAttention", [*rows, None, None, bias, *graph.past], 3, num_heads=HEADS)
+    else:
+        sizes = {"q_num_heads": HEADS, "kv_num_heads": HEADS}
+        outputs = graph.op.op_multi_out("Attention", [*rows, bias, *graph.past], sizes, num_outputs=3)
+    names = ("hidden", "present.key", "present.value")
+    pair = rewritten(graph.model(dict(zip(names, outputs, strict=True))), prefill=True, allow_partial=True)
+    assert [value.name for value in pair.model.graph.inputs] == ["inputs_embeds", "attention_mask", "bias"]
+    mask = np.ones((2, 5), np.int64)
+    empty = np.zeros((2, HEADS, 0, HEAD_SIZE), np.float32)
+    given = {"bias": np.random.default_rng(1).normal(size=(2, HEADS, 5, 5)).astype(np.float32)}
+    feed = embeddings(mask) | given
+    want = run(plain_session(pair.original), feed | {"past.key": empty, "past.value": empty})
+    got = run(ort_session(pair.model, native=False), feed)
+    for name, values in want.items():
+        assert_close(got[name], values, FP32, name)
