@@ -134,7 +134,7 @@ def _plugins(bundle: Bundle) -> list[pathlib.Path]:
         return []
     with contextlib.suppress(TargetError):
         found = find_plugins(provider_major() or PROVIDER_TENSORRT)
-        return [found.registrar.with_name(PLUGIN_LIBRARY_NAME), found.registrar]
+        return [found.library, found.registrar]
     return []
 
 

@@ -15,11 +15,10 @@ from raggedrt.errors import InputError, RaggedRTError, TargetError
 from raggedrt.plugins.bundle.manifest import LIBRARY_FOLDER, ContextRecord, ShapeProfile
 from raggedrt.plugins.bundle.reader import Bundle
 from raggedrt.plugins.contract.op_definition import ORT_PLUGIN_DOMAIN
-from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
 from raggedrt.plugins.runtime.cuda_device import CudaDevice, CudaState, cuda_state
 from raggedrt.plugins.runtime.engine_cache import EngineCache, engine_cache
 from raggedrt.plugins.runtime.ort_errors import import_onnxruntime
-from raggedrt.plugins.tensorrt.engine_plugins import check_creators, plugin_library, require_pack, used_creators
+from raggedrt.plugins.tensorrt.engine_plugins import check_creators, require_pack, used_creators
 from raggedrt.plugins.tensorrt.libraries import PluginLibrary, find_plugins, load_tensorrt, provider_major, register
 from raggedrt.plugins.tensorrt.profiles import envelope
 from raggedrt.plugins.tensorrt.provider_options import check_profiles, register_plugins, tensorrt_options
@@ -121,9 +120,8 @@ def check_plugins(ready: ReadyProvider, graph: pathlib.Path, where: str) -> None
         TargetError: a plugin, a feature of one or a kernel pack is missing.
         InputError: a kernel pack was damaged.
     """
-    library = ready.plugins.registrar.with_name(PLUGIN_LIBRARY_NAME)
-    check_creators(plugin_library(library), used_creators(graph), where)
-    require_pack(ready.device.capability, [library.parent])
+    check_creators(ready.plugins, used_creators(graph), where)
+    require_pack(ready.device.capability, [ready.plugins.library.parent])
 
 
 def tensorrt_plan(bundle: Bundle, given: Mapping[str, Any], *, trusted: bool) -> TensorrtPlan:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
 import importlib
-import json
 import os
 import pathlib
 import threading
@@ -20,34 +17,17 @@ from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.plugins.kernel_packs.lookup import FOLDERS_VARIABLE, find_pack, serving
 from raggedrt.plugins.kernel_packs.pack_file import pack_name
 from raggedrt.plugins.native.plugin_library import (
-    PLUGIN_LIBRARY_NAME,
     find_tensorrt_headers,
     plugin_library_path,
     tensorrt_version,
 )
 from raggedrt.plugins.native.plugin_registrar import REGISTRAR_NAME, build_registrar
 from raggedrt.plugins.tensorrt.flavour import FLAVOURS, version_numbers
-from raggedrt.plugins.tensorrt.libraries import find_plugins
+from raggedrt.plugins.tensorrt.libraries import PluginLibrary, find_plugins
 
 _LOCK = threading.Lock()
 _loaded: list[pathlib.Path] = []
 """The library that TensorRT's registry of this process has, once there is one: it takes no second one."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EnginePlugins:
-    """A plugin library.
-
-    Attributes:
-        library: its place.
-        version, abi: of the toolchain that it was built from.
-        creators: feature bits that it serves, by plugin.
-    """
-
-    library: pathlib.Path
-    version: str
-    abi: int
-    creators: Mapping[str, int]
 
 
 def used_creators(graph: pathlib.Path) -> dict[str, int]:
@@ -60,7 +40,7 @@ def used_creators(graph: pathlib.Path) -> dict[str, int]:
     return used
 
 
-def plugins_for(version: str, folders: Sequence[pathlib.Path] = (), *, build: bool = False) -> EnginePlugins:
+def plugins_for(version: str, folders: Sequence[pathlib.Path] = (), *, build: bool = False) -> PluginLibrary:
     """The plugins for an installed version of TensorRT.
 
     Args:
@@ -77,7 +57,7 @@ def plugins_for(version: str, folders: Sequence[pathlib.Path] = (), *, build: bo
         if build and not own.with_name(REGISTRAR_NAME).is_file():
             build_registrar()
         folders = [*folders, own.parent]  # of these very sources; the cache may hold others, too
-    return plugin_library(find_plugins(major, *folders).registrar.with_name(PLUGIN_LIBRARY_NAME))
+    return find_plugins(major, *folders)
 
 
 def require_plugins(version: str, capability: int) -> None:
@@ -96,25 +76,7 @@ def _has_headers(major: int) -> bool:
     return headers is not None and tensorrt_version(headers)[0] == major
 
 
-def plugin_library(path: pathlib.Path) -> EnginePlugins:
-    """What the plugin library at `path` says of itself; loading it registers nothing.
-
-    Raises:
-        TargetError: it cannot be loaded, or is none of ours.
-    """
-    try:
-        function = ctypes.CDLL(os.fspath(path)).raggedrt_tensorrt_info
-    except (OSError, AttributeError) as error:
-        raise TargetError(
-            f"{path} is no TensorRT plugin library that this machine can load ({error}); build it with raggedrt doctor "
-            "--build-plugins"
-        ) from error
-    function.restype = ctypes.c_char_p
-    facts = json.loads(function().decode())
-    return EnginePlugins(path, facts["version"], facts["abi"], facts.get("creators", {}))
-
-
-def check_creators(found: EnginePlugins, used: Mapping[str, int], where: str) -> None:
+def check_creators(found: PluginLibrary, used: Mapping[str, int], where: str) -> None:
     """Check, before anything is built, that a library has every plugin that a graph calls.
 
     Raises:
@@ -133,7 +95,7 @@ def check_creators(found: EnginePlugins, used: Mapping[str, int], where: str) ->
         )
 
 
-def record_of(found: EnginePlugins, used: Mapping[str, int], *, serialized: bool) -> PluginRecord:
+def record_of(found: PluginLibrary, used: Mapping[str, int], *, serialized: bool) -> PluginRecord:
     """What a manifest says of the plugins in an engine."""
     return PluginRecord(version=found.version, abi=found.abi, creators=tuple(sorted(used)), serialized=serialized)
 
@@ -204,7 +166,7 @@ def _search_packs_in(folders: Sequence[pathlib.Path]) -> None:
         os.environ[FOLDERS_VARIABLE] = ":".join(named)
 
 
-def check_engine_demand(graph: pathlib.Path, version: str, capability: int, where: str) -> EnginePlugins | None:
+def check_engine_demand(graph: pathlib.Path, version: str, capability: int, where: str) -> PluginLibrary | None:
     """The plugins for a graph in plugin form, checked before an engine is built; None where it calls none.
 
     Raises:

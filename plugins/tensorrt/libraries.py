@@ -15,7 +15,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from raggedrt.errors import TargetError
 from raggedrt.plugins.contract.abi import ABI_VERSION
@@ -36,12 +36,25 @@ _LINKED = re.compile(rb"libnvinfer\.so\.(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class PluginLibrary:
-    """Our plugins in a folder: what they say of themselves, and the library that registers them."""
+    """Our plugins as they describe themselves.
 
-    registrar: pathlib.Path
+    Attributes:
+        library: its place.
+        version, abi: of the toolchain that it was built from.
+        tensorrt: version of the headers that it was built with.
+        creators: feature bits that it serves, by plugin.
+    """
+
+    library: pathlib.Path
     version: str
     abi: int
     tensorrt: str
+    creators: Mapping[str, int]
+
+    @property
+    def registrar(self) -> pathlib.Path:
+        """The library beside it that registers its plugins when it is opened."""
+        return self.library.with_name(REGISTRAR_NAME)
 
 
 def provider_major(runtime_folder: pathlib.Path | None = None) -> int | None:
@@ -104,7 +117,7 @@ def find_plugins(major: int, *folders: pathlib.Path) -> PluginLibrary:
     for folder in (*folders, *_usual_folders()):
         if not (folder / REGISTRAR_NAME).is_file():
             continue
-        found = plugin_facts(folder)
+        found = plugin_library(folder / PLUGIN_LIBRARY_NAME)
         if found.abi == ABI_VERSION and found.tensorrt.split(".")[0] == str(major):
             return found
         seen.append(f"{folder} has plugins of ABI {found.abi} for TensorRT {found.tensorrt}")
@@ -122,13 +135,12 @@ def _usual_folders() -> Iterator[pathlib.Path]:
     yield from (path.parent for path in sorted(built, key=lambda path: path.stat().st_mtime, reverse=True))
 
 
-def plugin_facts(folder: pathlib.Path) -> PluginLibrary:
-    """What the plugins in a folder say of themselves; loads them, which registers nothing.
+def plugin_library(path: pathlib.Path) -> PluginLibrary:
+    """What the plugin library at `path` says of itself; loading it registers nothing.
 
     Raises:
         TargetError: they cannot be loaded, or are none of ours.
     """
-    path = folder / PLUGIN_LIBRARY_NAME
     try:
         function = ctypes.CDLL(os.fspath(path)).raggedrt_tensorrt_info
     except (OSError, AttributeError) as error:
@@ -138,7 +150,7 @@ def plugin_facts(folder: pathlib.Path) -> PluginLibrary:
         ) from error
     function.restype = ctypes.c_char_p
     facts = json.loads(function().decode())
-    return PluginLibrary(folder / REGISTRAR_NAME, facts["version"], facts["abi"], facts["tensorrt"])
+    return PluginLibrary(path, facts["version"], facts["abi"], facts["tensorrt"], facts.get("creators", {}))
 
 
 def register(plugins: PluginLibrary, where: str) -> None:

@@ -19,11 +19,10 @@ from raggedrt.plugins.tensorrt.engine_plugins import (
     check_creators,
     check_engine_demand,
     load_engine_plugins,
-    plugin_library,
     plugins_for,
     used_creators,
 )
-from raggedrt.plugins.tensorrt.libraries import PLUGINS_VARIABLE
+from raggedrt.plugins.tensorrt.libraries import PLUGINS_VARIABLE, plugin_library
 from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME
 
 pytestmark = pytest.mark.none
