@@ -4,7 +4,8 @@
 
 A softmax does not notice what is added to all keys of a query alike, so under causality this is -slope * (query - key).
 The place is a slot, or counts a row's own tokens (`cumsum(mask) - 1`). It is tested, at lengths at which numbers
-rounded to half precision are told from exact ones; what padded keys have does not matter, for they are hidden.
+rounded to half precision are told from exact ones and around the constants of its sub-graph, where places may be cut
+or begin again; what padded keys have does not matter, for they are hidden.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from raggedrt.graph_passes.masks.probe import DoesNotRun, Evaluate, evaluator
 LONG_LENGTHS = (300, 1031, 4099)
 """Beyond the integers that bfloat16 and float16 have (256 and 2048)."""
 MIN_LENGTHS = 3
+MAX_NUMBERS = 2**23
+"""Heads times tokens of a length that is tested."""
 RELATIVE_ERROR = 2e-6
 """Of a product of two float32 numbers and a sum, with some room."""
 
@@ -48,20 +51,32 @@ def explain_key_slopes(graph: MaskGraph, axes: MaskAxes, inputs: GraphInputs, op
     slopes = _slopes_of(*first[0]) if first else None
     if slopes is None:
         return None
-    lengths = (inputs.sequence,) if inputs.sequence is not None else (*SMALL_LENGTHS, *LONG_LENGTHS)
+    lengths = _lengths(graph, inputs, len(slopes))
     found = {length: _rows_at(graph, axes, inputs, length, evaluate) for length in lengths}
     by_length = {length: rows for length, rows in found.items() if rows is not None}
     ran = [length for length, rows in by_length.items() if rows]
     if len(by_length) < len(found) or len(ran) < min(MIN_LENGTHS, len(lengths)):
         return None
+    untested = [number for number in graph.thresholds() if inputs.sequence is None and number + 2 not in found]
     for of in (PADDED, OWN):
         fits = {length: all(_fits(slopes, *pair, of) for pair in rows) for length, rows in by_length.items()}
         near = [fit for length, fit in fits.items() if length <= SMALL_LENGTHS[-1]]
         if all(fits.values()) and not is_narrow(model):
+            if untested:
+                raise MaskRefused(f"it adds slopes by place (ALiBi) that may change at {untested[0]}, too far to test")
             return MaskBias(ALIBI, slopes.astype(np.float32), max(ran), of)
         if near and all(near) and (is_narrow(model) or _in_half(graph)):
             raise MaskRefused(ROUNDED)
     return None
+
+
+def _lengths(graph: MaskGraph, inputs: GraphInputs, heads: int) -> tuple[int, ...]:
+    """Lengths to test at; before and behind every constant that is not too large."""
+    if inputs.sequence is not None:
+        return (inputs.sequence,)
+    around = {length for number in graph.thresholds() for length in (number, number + 2, 2 * number + 3)}
+    near = {length for length in around if heads * length <= MAX_NUMBERS}
+    return tuple(sorted({*SMALL_LENGTHS, *LONG_LENGTHS, *near}))
 
 
 def _in_half(graph: MaskGraph) -> bool:
