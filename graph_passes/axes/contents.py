@@ -167,8 +167,10 @@ def _equal(a: Size, b: Size) -> Size | None:
     if a == b:
         return Size(1)
     both_static = a.static is not None and b.static is not None
-    # A symbolic size is never negative, so it is not Reshape's or Expand's -1.
-    negative = any(one.static is not None and one.static < 0 for one in (a, b)) and not (a.plus or b.plus)
+    # A symbolic size (unless it was subtracted from 0) is never negative, so it is not Reshape's or Expand's -1.
+    pairs = ((a, b), (b, a))
+    negative = any(one.static is not None and one.static < 0 <= other.coefficient for one, other in pairs)
+    negative = negative and not (a.plus or b.plus)
     return Size(0) if both_static or negative else None
 
 

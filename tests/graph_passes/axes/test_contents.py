@@ -67,6 +67,7 @@ UNKNOWN: dict[str, Build] = {
     "the larger of two symbols": lambda g: g.op.Max(_one(g, 0), _one(g, 1)),
     "a quotient that may round": lambda g: g.op.Div(_one(g, 0), g.ints([2])),
     "whether two symbols agree": lambda g: g.op.Equal(_one(g, 0), _one(g, 1)),
+    "whether less than nothing is a number": lambda g: g.op.Equal(g.op.Mul(_one(g, 1), g.ints([-1])), g.ints([-7])),
     "the content of an input": lambda g: g.op.Slice(g.op.Squeeze(g.mask), g.ints([0]), g.ints([1])),
     "a slice by steps": lambda g: g.op.Slice(_dims(g), g.ints([0]), g.ints([3]), g.ints([0]), g.ints([2])),
 }
