@@ -100,6 +100,8 @@ def _step_floor(node: ir.Node, scores: Scores, form: str) -> ir.Value | None:
     """`Max(s, lowest)`, as older exports keep masked scores finite."""
     operands = [value for value in node.inputs if value is not None]
     _require_hiding(scores.scale, form)
+    if node.op_type == "Clip" and (len(node.inputs) < 2 or node.inputs[1] is None):  # an upper bound alone
+        return None
     return next((a for a, b in (operands, operands[::-1]) if _is_floor(b)), None) if len(operands) == 2 else None
 
 

@@ -262,3 +262,13 @@ def test_inputs_of_earlier_keys_and_values_are_refused_with_what_to_do() -> None
     graph = Decoder()
     with pytest.raises(FeatureError, match=r"keys and values of earlier calls \(past.0, past.1\).*use_cache=False"):
         rewritten(graph.model(build(graph)), features=("pack",))
+
+
+def test_an_upper_bound_alone_is_no_floor() -> None:
+    """`min(s, -1e30)` leaves nothing of the scores."""
+    g = Attended()
+    op, parts = g.op, g.heads(g.y)
+    scores = op.Add(op.MatMul(parts, op.Transpose(parts, perm=[0, 1, 3, 2])), g.additive())
+    weights = op.Softmax(op.op("Clip", [scores, None, g.number(-1e30)]), axis=-1)
+    pair = rewritten(g.model({"result": op.MatMul(weights, parts)}))
+    assert [entry.op for entry in pair.report.attention].count("RaggedAttention") == 1
