@@ -74,6 +74,8 @@ def bias_operands(site: AttentionSite, biases: Sequence[SiteBias], region: Atten
         tape, stem = region.tape, f"{found.term.value.name}_bias"
         if rank < 4:
             value = tape.op("Unsqueeze", [value, tape.vector(list(range(4 - rank)))], stem=stem)
+        if not _is_square(found.term.value):
+            value = _for_every_pair(value, region, stem)
         if value.dtype is not site.query.value.dtype:
             value = tape.op("Cast", [value], {"to": site.query.value.dtype}, stem=stem, dtype=site.query.value.dtype)
         if found.bias.kind == DISTANCE:
@@ -81,6 +83,19 @@ def bias_operands(site: AttentionSite, biases: Sequence[SiteBias], region: Atten
         else:
             operands["bias"] = value
     return operands
+
+
+def _is_square(value: ir.Value) -> bool:
+    """Whether queries and keys both have an axis that is not one number for all of them."""
+    return value.shape is not None and all(dim != 1 for dim in list(value.shape)[-2:])
+
+
+def _for_every_pair(value: ir.Value, region: AttentionHost, stem: str) -> ir.Value:
+    """[1|B, 1|N, S, S] from what is added to all queries, or to all keys, alike."""
+    tape = region.tape
+    length = tape.op("Shape", [region.plan.max_seqlen], stem=f"{stem}_length", dtype=ir.DataType.INT64, shape=[1])
+    shape = tape.op("Concat", [tape.vector([1, 1]), length, length], {"axis": 0}, stem=f"{stem}_shape", shape=[4])
+    return tape.op("Expand", [value, shape], stem=stem, dtype=value.dtype)
 
 
 def _slopes(site: AttentionSite, terms: Sequence[SiteBias], tape: Tape) -> ir.Value:

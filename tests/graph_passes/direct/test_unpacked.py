@@ -289,3 +289,15 @@ def test_presents_of_attention_with_merged_heads() -> None:
     pair = rewritten(g.model(dict(zip(("result", "present_key", "present_value"), outputs, strict=True))))
     assert "RaggedAttention" in pair.ops
     _compare(pair, _feed(Rows(5), 2))
+
+
+@pytest.mark.parametrize("shape", [(1, HEADS, 1, 8), (1, 1, 8, 1), (HEADS, 1, 8), (1, HEADS, 1, 1)])
+def test_a_table_for_all_queries_or_keys_alike(shape: tuple[int, ...]) -> None:
+    g = GraphWriter()
+    x = g.input("x", ["batch", 8, WIDTH], ir.DataType.FLOAT)
+    parts = [_split(g, g.op.MatMul(x, g.weight(WIDTH, WIDTH, scale=0.5)), Rows(8)) for _ in range(3)]
+    scores = g.op.MatMul(parts[0], g.op.Transpose(parts[1], perm=[0, 1, 3, 2]))
+    weights = g.op.Softmax(g.op.Add(scores, g.weight(*shape)), axis=-1)
+    pair = rewritten(g.model({"result": g.op.MatMul(weights, parts[2])}))
+    assert "RaggedAttention" in pair.ops
+    _compare(pair, _feed(Rows(8), 2))
