@@ -36,6 +36,14 @@ _TINY = {
     "pad_token_id": 0,
 }
 _DECODER = {**_TINY, "num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
+_GROUPED_EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 32,
+}
 _DEBERTA = {
     **_TINY,
     "relative_attention": True,
@@ -151,6 +159,28 @@ MORE_CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "smollm3": _DECODER,
     "bloom": {"vocab_size": 100, "hidden_size": 32, "n_layer": 2, "n_head": 4, "pad_token_id": 0},
     "mixtral": {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {**_DECODER, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "glm4_moe": {**_DECODER, "head_dim": 8, **_GROUPED_EXPERTS},
+    "deepseek_v3": {
+        **_DECODER,
+        **_GROUPED_EXPERTS,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 8,
+    },
+    "mpt": {"vocab_size": 100, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 80, "pad_token_id": 0},
+    "xglm": {
+        "vocab_size": 100,
+        "d_model": 32,
+        "num_layers": 2,
+        "attention_heads": 4,
+        "ffn_dim": 64,
+        "max_position_embeddings": 80,
+        "pad_token_id": 1,
+    },
 }
 
 
@@ -169,7 +199,6 @@ class Family:
         pixels: name and shape [...] of the only input of a model that reads no text, without the batch axis.
         experts: implementation that mixtures of experts are set to before a plain export.
         overrides: a configuration in place of the tiny one.
-        opsets: what the main matrix exports; fewer for families that differ little from another.
     """
 
     name: str
@@ -182,7 +211,6 @@ class Family:
     pixels: tuple[str, tuple[int, ...]] | None = None
     experts: str = ""
     overrides: Mapping[str, Any] | None = None
-    opsets: tuple[int, ...] = (20, 18, 24)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -194,8 +222,8 @@ class Family:
 
 _ENCODER: dict[str, Any] = {"tasks": ENCODER_TASKS}
 _CAUSAL: dict[str, Any] = {"task": "text-generation", "tasks": DECODER_TASKS}
-_MORE_ENCODERS: dict[str, Any] = {"tasks": ("text-classification",), "opsets": (20,)}
-_MORE_DECODERS: dict[str, Any] = {"task": "text-generation", "opsets": (20,)}
+_MORE_ENCODERS: dict[str, Any] = {"tasks": ("text-classification",)}
+_MORE_DECODERS: dict[str, Any] = {"task": "text-generation"}
 _IMAGES = ("pixel_values", (3, 32, 32))
 FAMILIES: tuple[Family, ...] = (
     Family("BERT", "bert", **_ENCODER),
@@ -241,6 +269,11 @@ FAMILIES: tuple[Family, ...] = (
     Family("SmolLM3", "smollm3", **_MORE_DECODERS),
     Family("Bloom", "bloom", **_MORE_DECODERS),
     Family("Mixtral", "mixtral", experts="batched_mm", **_MORE_DECODERS),
+    Family("Qwen3 MoE", "qwen3_moe", experts="batched_mm", **_MORE_DECODERS),
+    Family("GLM-4 MoE", "glm4_moe", experts="batched_mm", **_MORE_DECODERS),
+    Family("DeepSeek-V3", "deepseek_v3", experts="batched_mm", **_MORE_DECODERS),
+    Family("MPT", "mpt", **_MORE_DECODERS),
+    Family("XGLM", "xglm", **_MORE_DECODERS),
 )
 
 
