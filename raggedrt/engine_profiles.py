@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,14 @@ from raggedrt.length_profiles import (
     DEFAULT_BUCKETS,
     LengthDemand,
     bucket_sizes,
+    check_buckets,
     default_demand,
     read_batches,
     read_lengths,
 )
 from raggedrt.options import parse_shapes
 from raggedrt.plugins.bundle.manifest import ShapeProfile
-from raggedrt.plugins.contract.io_roles import TensorRole
+from raggedrt.plugins.contract.io_roles import Role, TensorRole
 from raggedrt.plugins.tensorrt.profiles import (
     OPTIONS,
     Shapes,
@@ -33,7 +35,10 @@ from raggedrt.plugins.tensorrt.profiles import (
     profile_of,
 )
 
+LOGGER = logging.getLogger("raggedrt")
 MAX_YAML_BYTES = 2**20
+MAX_AXIS = 2**31 - 1
+"""Offsets of packed tokens are 32-bit numbers, and so are places in a row."""
 SHAPE_KEYS = ("min", "opt", "max")
 SIZE_KEYS = ("batch", "tokens", "longest")
 
@@ -69,6 +74,22 @@ class ShapeDemand:
             raise InputError("--min-shapes and --max-shapes: give both, an engine has bounds at either side")
         if self.profiles is not None and (self.batch_sizes is not None or self.buckets is not None):
             raise InputError("--profiles: the file says all; leave --batch-sizes and --buckets out")
+        if self.max_shapes is not None and (self.batch_sizes is not None or self.buckets is not None):
+            raise InputError("--max-shapes: the shapes say all; leave --batch-sizes and --buckets out")
+        self._check_forms()
+
+    def _check_forms(self) -> None:
+        """What can be known to be wrong before there is a model is told before one is exported."""
+        for option, text in zip(OPTIONS, (self.min_shapes, self.opt_shapes, self.max_shapes), strict=True):
+            parse_shapes(option, text)
+        if self.profiles is not None:
+            _read_rows(pathlib.Path(self.profiles))
+        if self.lengths is not None:
+            read_lengths(self.lengths, None)
+        if self.batch_sizes is not None:
+            read_batches(self.batch_sizes)
+        if self.buckets is not None:
+            check_buckets(self.buckets)
 
 
 def choose_profiles(
@@ -77,8 +98,43 @@ def choose_profiles(
     """The profiles for these inputs.
 
     Raises:
-        InputError: the options do not parse or do not fit the inputs.
+        InputError: the options do not parse, or do not fit the inputs or the model's number of positions.
     """
+    if demand.opt_shapes is not None and demand.max_shapes is None:
+        LOGGER.warning("--opt-shapes: no profile is tuned for it without --min-shapes and --max-shapes")
+    profiles = _demanded(demand, inputs, position_limit)
+    for number, profile in enumerate(profiles):
+        _check_sizes(profile, inputs, position_limit, f"profile {number}")
+    return profiles
+
+
+def _check_sizes(profile: ShapeProfile, inputs: Sequence[TensorRole], position_limit: int | None, where: str) -> None:
+    """No shape is one that the model cannot take: positions end somewhere, and offsets are 32-bit numbers."""
+    for role in inputs:
+        shape = profile.maximum[role.name]
+        if max(shape, default=0) > MAX_AXIS:
+            raise InputError(
+                f"{where}: the greatest shape {'x'.join(map(str, shape))} of {role.name!r} has more than {MAX_AXIS} "
+                "places on an axis"
+            )
+    longest = _longest(profile, inputs)
+    if position_limit is not None and longest > position_limit:
+        raise InputError(
+            f"{where}: its longest sequence has {longest} tokens, and the model has {position_limit} positions"
+        )
+
+
+def _longest(profile: ShapeProfile, inputs: Sequence[TensorRole]) -> int:
+    """Tokens of the longest sequence of the greatest shapes, with padding where rows are padded."""
+    if is_ragged(inputs):
+        return max((profile.maximum[role.name][0] for role in inputs if role.role is Role.MAX_SEQLEN), default=0)
+    rows = (profile.maximum[r.name] for r in inputs if r.role in (Role.PER_TOKEN, Role.ATTENTION_MASK))
+    return max((shape[1] for shape in rows if len(shape) > 1), default=0)
+
+
+def _demanded(
+    demand: ShapeDemand, inputs: Sequence[TensorRole], position_limit: int | None
+) -> tuple[ShapeProfile, ...]:
     if demand.max_shapes is not None:
         texts = (demand.min_shapes, demand.opt_shapes or demand.max_shapes, demand.max_shapes)
         shapes = [parse_shapes(option, text) for option, text in zip(OPTIONS, texts, strict=True)]
@@ -107,6 +163,11 @@ def read_profiles(path: pathlib.Path, inputs: Sequence[TensorRole]) -> tuple[Sha
     Raises:
         InputError: missing, not of this form, or a profile that does not fit the inputs.
     """
+    rows = _read_rows(path)
+    return tuple(_profile(row, inputs, f"{path}: profile {number}") for number, row in enumerate(rows))
+
+
+def _read_rows(path: pathlib.Path) -> list[Any]:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise InputError(f"--profiles {path}: has more than {MAX_YAML_BYTES} bytes, so it is no list of profiles")
@@ -117,8 +178,11 @@ def read_profiles(path: pathlib.Path, inputs: Sequence[TensorRole]) -> tuple[Sha
         raise InputError(f"--profiles {path}: no valid YAML ({str(error).splitlines()[0]})") from None
     rows = content.get("profiles") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
-        raise InputError(f"--profiles {path}: expected a list under the key profiles (see raggedrt build --help)")
-    return tuple(_profile(row, inputs, f"{path}: profile {number}") for number, row in enumerate(rows))
+        raise InputError(
+            f"--profiles {path}: expected a list under the key profiles, for example profiles: "
+            "[{min: {input_ids: 1x16}, opt: {input_ids: 8x128}, max: {input_ids: 32x512}}]"
+        )
+    return rows
 
 
 def _profile(row: Any, inputs: Sequence[TensorRole], where: str) -> ShapeProfile:
@@ -139,10 +203,14 @@ def _shapes(entry: Any, where: str) -> Shapes:
     found = {}
     for name, shape in entry.items():
         sizes = str(shape).split("x") if isinstance(shape, str | int) else shape
-        if not isinstance(sizes, list) or not all(str(size).isdigit() and int(size) > 0 for size in sizes):
+        if not isinstance(sizes, list) or not all(_is_size(str(size)) for size in sizes):
             raise InputError(f"{where}, {name}: expected a shape such as 8x128 or [8, 128], not {shape!r}")
         found[str(name)] = tuple(int(size) for size in sizes)
     return found
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0
 
 
 def _sizes(row: Mapping[str, Any], where: str) -> SizeRange:

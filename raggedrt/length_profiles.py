@@ -20,6 +20,8 @@ DEFAULT_LONGEST = 512
 DEFAULT_BUCKETS = 3
 DRAWN = 4096
 MAX_BUCKETS = 16
+LENGTHS = "uniform(16,512), token counts such as 12,40,128, or a file of them that exists"
+BATCH_SIZES = "numbers of sequences of at least 1, for example 1,8,32"
 _UNIFORM = re.compile(r"uniform\(\s*(\d+)\s*,\s*(\d+)\s*\)", re.IGNORECASE)
 
 
@@ -48,13 +50,15 @@ def read_lengths(text: str, limit: int | None) -> tuple[int, ...]:
     uniform = _UNIFORM.fullmatch(text.strip())
     if uniform:
         low, high = map(int, uniform.groups())
+        if low > high:
+            raise InputError(f"--lengths {text}: the lower end is above the upper one")
         spread = np.random.default_rng(0)  # the same profiles every time
         lengths = draw_lengths(f"{low},{high}" if low == high else f"U[{low},{high}]", DRAWN, high, spread)
         lengths = [max(low, length) for length in (*lengths, low, high)]
     elif path.is_file():
-        lengths = _numbers(path.read_text(encoding="utf-8", errors="replace").split(), f"--lengths {text}")
+        lengths = _numbers(path.read_text(encoding="utf-8", errors="replace").split(), f"--lengths {text}", LENGTHS)
     else:
-        lengths = _numbers(text.split(","), f"--lengths {text}")
+        lengths = _numbers(text.split(","), f"--lengths {text}", LENGTHS)
     if not lengths or min(lengths) < 1:
         raise InputError(f"--lengths {text}: expected lengths of at least one token")
     if limit is not None and max(lengths) > limit:
@@ -68,25 +72,33 @@ def read_batches(text: str) -> tuple[int, ...]:
     Raises:
         InputError: not of that form.
     """
-    sizes = _numbers(text.split(","), f"--batch-sizes {text}")
+    sizes = _numbers(text.split(","), f"--batch-sizes {text}", BATCH_SIZES)
     if not sizes or min(sizes) < 1:
-        raise InputError(f"--batch-sizes {text}: expected numbers of sequences of at least 1, for example 1,8,32")
+        raise InputError(f"--batch-sizes {text}: expected {BATCH_SIZES}")
     return tuple(sorted(set(sizes)))
 
 
-def _numbers(parts: Sequence[str], where: str) -> list[int]:
-    try:
-        return [int(part) for part in parts]
-    except ValueError as error:
-        raise InputError(
-            f"{where}: expected uniform(16,512), token counts such as 12,40,128, or a file of them ({error})"
-        ) from None
+def _numbers(parts: Sequence[str], where: str, expected: str) -> list[int]:
+    wrong = [part for part in parts if not (part.strip().isascii() and part.strip().isdigit())]
+    if wrong:
+        raise InputError(f"{where}: {wrong[0].strip()[:40]!r} is no number; expected {expected}")
+    return [int(part) for part in parts]
 
 
 def default_demand(position_limit: int | None) -> LengthDemand:
     """What to expect where nobody says anything."""
     longest = min(position_limit or DEFAULT_LONGEST, DEFAULT_LONGEST)
     return LengthDemand(read_lengths(f"uniform(1,{longest})", None), DEFAULT_BATCHES)
+
+
+def check_buckets(buckets: int) -> None:
+    """Check the number of profiles to make.
+
+    Raises:
+        InputError: none, or too many.
+    """
+    if not 1 <= buckets <= MAX_BUCKETS:
+        raise InputError(f"--buckets {buckets}: expected 1 to {MAX_BUCKETS}")
 
 
 def bucket_sizes(demand: LengthDemand, *, ragged: bool) -> list[SizeRange]:
@@ -99,8 +111,7 @@ def bucket_sizes(demand: LengthDemand, *, ragged: bool) -> list[SizeRange]:
     Raises:
         InputError: no or too many buckets.
     """
-    if not 1 <= demand.buckets <= MAX_BUCKETS:
-        raise InputError(f"--buckets {demand.buckets}: expected 1 to {MAX_BUCKETS}")
+    check_buckets(demand.buckets)
     calls = _calls(demand)
     shortest, longest = min(demand.lengths), max(demand.lengths)
     least = Sizes(min(demand.batches), min(demand.batches) * shortest, shortest)

@@ -17,6 +17,10 @@ RAGGED = (
     TensorRole("cu_seqlens", Role.CU_SEQLENS, "int32", ("batch+1",)),
     TensorRole("max_seqlen", Role.MAX_SEQLEN, "float32", ("sequence",)),
 )
+PADDED = (
+    TensorRole("input_ids", Role.PER_TOKEN, "int64", ("batch", "sequence")),
+    TensorRole("attention_mask", Role.ATTENTION_MASK, "int64", ("batch", "sequence")),
+)
 
 
 def test_shapes_of_the_command_line_make_one_profile() -> None:
@@ -47,6 +51,7 @@ def test_without_any_word_the_position_limit_decides() -> None:
         ({"min_shapes": "a:1"}, "give both"),
         ({"max_shapes": "a:1"}, "give both"),
         ({"profiles": "a.yaml", "buckets": 2}, "--profiles"),
+        ({"min_shapes": "a:1", "max_shapes": "a:2", "batch_sizes": "1,2"}, "--max-shapes: the shapes say all"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, str], message: str) -> None:
@@ -78,6 +83,7 @@ def test_a_file_has_profiles_in_either_form(tmp_path: pathlib.Path) -> None:
         ("profiles: [{batch: [1, 1], tokens: [1, 1, 9], longest: [1, 1, 4]}]", r"expected \[least, best, greatest\]"),
         ("profiles: [{min: {input_ids: axb}, opt: {}, max: {}}]", "expected a shape such as 8x128"),
         ("profiles: [{min: {input_ids: '0x5'}, opt: {}, max: {}}]", "expected a shape such as 8x128"),
+        ("profiles: [{min: {input_ids: ²x5}, opt: {}, max: {}}]", "expected a shape such as 8x128"),
         ("profiles: [{min: {other: 1x5}, opt: {}, max: {}}]", "names 'other'"),
         ("{[", "no valid YAML"),
         ("profiles: !!python/object/apply:os.system ['true']", "no valid YAML"),
@@ -93,3 +99,39 @@ def test_files_that_do_not_fit_are_refused(text: str, message: str, tmp_path: pa
 def test_a_missing_file_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml: No such file"):
         read_profiles(tmp_path / "nowhere.yaml", RAGGED)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_shapes": "input_ids:1x4", "max_shapes": "input_ids:2x81"}, "profile 0: .* 81 tokens, .* 80 positions"),
+        ({"lengths": "81"}, "80 positions"),
+        ({"min_shapes": "input_ids:1x4", "max_shapes": "input_ids:99999999999x80"}, "more than 2147483647 places"),
+    ],
+)
+def test_no_profile_goes_beyond_what_the_model_takes(options: dict[str, str], message: str) -> None:
+    for inputs in (RAGGED, PADDED):
+        with pytest.raises(InputError, match=message):
+            choose_profiles(ShapeDemand(**options), inputs, 80)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_shapes": "input_ids", "max_shapes": "input_ids:2x8"}, "--min-shapes 'input_ids': expected"),
+        ({"profiles": "nowhere.yaml"}, "--profiles nowhere.yaml: No such file"),
+        ({"lengths": "nowhere.txt"}, "'nowhere.txt' is no number; expected uniform"),
+        ({"lengths": "uniform(60,2)"}, r"--lengths uniform\(60,2\): the lower end is above"),
+        ({"batch_sizes": "1,x"}, "'x' is no number; expected numbers of sequences"),
+        ({"buckets": 99}, "--buckets 99: expected 1 to 16"),
+    ],
+)
+def test_options_of_no_known_form_are_refused_before_there_is_a_model(options: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ShapeDemand(**options)  # type: ignore[arg-type]
+
+
+def test_typical_shapes_alone_are_told_to_tune_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    demand = ShapeDemand(opt_shapes="input_ids:2x16")
+    assert choose_profiles(demand, RAGGED, 80) == choose_profiles(ShapeDemand(), RAGGED, 80)
+    assert "--opt-shapes: no profile is tuned for it" in caplog.text
