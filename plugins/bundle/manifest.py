@@ -86,6 +86,18 @@ class ShapeProfile(Record):
     optimum: dict[str, tuple[int, ...]]
     maximum: dict[str, tuple[int, ...]]
 
+    @pydantic.model_validator(mode="after")
+    def _check_bounds(self) -> ShapeProfile:
+        if not self.minimum.keys() == self.optimum.keys() == self.maximum.keys():
+            raise ValueError("least, best and greatest shapes are not of the same inputs")
+        for name, low in self.minimum.items():
+            best, high = self.optimum[name], self.maximum[name]
+            if not len(low) == len(best) == len(high) or not all(
+                0 <= a <= b <= c for a, b, c in zip(low, best, high, strict=True)
+            ):
+                raise ValueError(f"the shapes of {name!r} do not grow from least to greatest")
+        return self
+
 
 class PluginRecord(Record):
     """The plugins in an engine: version and ABI of the library that it was built with, and the creators that it calls.
@@ -116,7 +128,7 @@ class EngineRecord(Record):
     builder: str
     builder_version: str
     compute_capabilities: tuple[int, ...]
-    profiles: tuple[ShapeProfile, ...]
+    profiles: tuple[ShapeProfile, ...] = pydantic.Field(min_length=1)
     device_memory_bytes: int | None = None
     graph_sha256: Sha256
     plugins: PluginRecord | None = None
@@ -184,6 +196,17 @@ class ManifestDraft(Record):
     plugin_model: RelativePath | None = None
     ep_context: ContextRecord | None = None
     tokenizer: RelativePath | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check_profiles(self) -> ManifestDraft:
+        if (self.engines or self.plugin_model is not None) and not self.profiles:
+            raise ValueError("there are no profiles, and what is built for TensorRT has some")
+        axes = {record.name: len(record.shape) for record in self.inputs}
+        for profile in (*self.profiles, *(profile for engine in self.engines for profile in engine.profiles)):
+            for name, shape in profile.maximum.items():
+                if len(shape) != axes.get(name, len(shape)):
+                    raise ValueError(f"a profile gives {name!r} {len(shape)} axes, and it has {axes[name]}")
+        return self
 
 
 class Manifest(ManifestDraft):

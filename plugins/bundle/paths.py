@@ -48,7 +48,9 @@ def regular_file(folder: pathlib.Path, path: str, named_by: str, *, follow_links
         try:
             status = place.stat(follow_symlinks=follow_links)
         except OSError:
-            raise InputError(f"{named_by} names {path!r}, which is missing in {folder}.") from None
+            raise InputError(
+                f"{named_by} names {path!r}, which is missing in {folder}; copy the folder whole, or make it again."
+            ) from None
         if stat.S_ISLNK(status.st_mode):
             raise InputError(f"{place} is a link, and a bundle holds none ({named_by} names {path!r}); copy the file.")
     if status is None or not stat.S_ISREG(status.st_mode):

@@ -52,6 +52,6 @@ def engine_bundle(folder: pathlib.Path, io: str = "ragged", **changes: Any) -> B
     contents: dict[str, Content] = {path.name: path.read_bytes() for path in scratch.iterdir()}
     contents |= {"report.json": json.dumps({"passes": [], "attention": []}).encode(), PLAN: b"ptrt" + bytes(60)}
     record = engine_record(io, graph_sha256=file_digest(scratch / PLUGIN_MODEL_NAME), **changes)
-    draft = toy_draft(io, target="tensorrt", plugin_model=PLUGIN_MODEL_NAME, engines=(record,))
-    draft = draft.model_copy(update={"profiles": record.profiles})
+    facts: dict[str, Any] = {"plugin_model": PLUGIN_MODEL_NAME, "engines": (record,), "profiles": record.profiles}
+    draft = toy_draft(io, target="tensorrt", **facts)
     return write_bundle(folder, draft, contents)

@@ -13,9 +13,10 @@ from typing import Any
 import onnx
 import pytest
 
-from helpers.toy_bundles import toy_bundle
+from helpers.toy_bundles import toy_bundle, toy_draft
 from raggedrt.errors import InputError
 from raggedrt.plugins.bundle import reader
+from raggedrt.plugins.bundle.manifest import ShapeProfile
 from raggedrt.plugins.bundle.reader import open_bundle
 
 pytestmark = pytest.mark.none
@@ -334,3 +335,27 @@ def test_a_report_that_is_missing_or_no_object(bundle: pathlib.Path) -> None:
     seal(bundle, lambda content: content["files"].pop("report.json"))
     with pytest.raises(InputError, match="has no report"):
         _ = open_bundle(bundle).report
+
+
+GROWING = ShapeProfile(minimum={"input_ids": (1, 4)}, optimum={"input_ids": (2, 4)}, maximum={"input_ids": (4, 8)})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"maximum": {}}, "not of the same inputs"),
+        ({"maximum": {"input_ids": (1, 8)}}, "do not grow"),
+        ({"minimum": {"input_ids": (1,)}}, "do not grow"),
+    ],
+)
+def test_a_profile_has_bounds_that_grow_for_every_input(bounds: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShapeProfile(**{**GROWING.model_dump(), **bounds})
+
+
+def test_what_is_built_for_tensorrt_has_profiles_for_its_inputs() -> None:
+    assert toy_draft("padded", plugin_model="model.trt.onnx", profiles=(GROWING,)).profiles
+    with pytest.raises(ValueError, match="there are no profiles"):
+        toy_draft("padded", plugin_model="model.trt.onnx")
+    with pytest.raises(ValueError, match="gives 'input_ids' 2 axes, and it has 1"):
+        toy_draft("ragged", plugin_model="model.trt.onnx", profiles=(GROWING,))
