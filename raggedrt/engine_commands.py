@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import shlex
 from collections.abc import Iterable, Sequence
 
 from raggedrt.engine_samples import LOADER_NAME, sample_name
 from raggedrt.plugins.bundle.manifest import EngineRecord, ShapeProfile
+from raggedrt.plugins.kernel_packs.lookup import FOLDERS_VARIABLE
 from raggedrt.plugins.tensorrt.flavour import version_numbers
 from raggedrt.plugins.tensorrt.job import HARDWARE_LEVELS
 
@@ -118,15 +120,22 @@ def _trtexec_run(engine: EngineRecord, program: str, files: Files) -> str:
         if files.samples is not None:
             values = ",".join(f"{name}:{files.samples}/{number}/{sample_name(name)}" for name in profile.optimum)
             command.append(f"--loadInputs={values}")
-        lines.append(shlex.join(command))
+        lines.append(_kernels(engine, files) + shlex.join(command))
     return "\n".join(lines)
+
+
+def _kernels(engine: EngineRecord, files: Files) -> str:
+    """Where plugins inside of an engine look for kernel packs: they lie beside no library."""
+    if files.plugins is None or not _serialized(engine):
+        return ""
+    return f"{FOLDERS_VARIABLE}={shlex.quote(pathlib.PurePosixPath(files.plugins).parent.as_posix())} "
 
 
 def _polygraphy(engine: EngineRecord, files: Files, arguments: Iterable[str]) -> str:
     if engine.target == "tensorrt-rtx":
         return "POLYGRAPHY_USE_TENSORRT_RTX=1 " + shlex.join(["polygraphy", *arguments])
     if files.registrar is None or _serialized(engine):
-        return shlex.join(["polygraphy", *arguments])
+        return _kernels(engine, files) + shlex.join(["polygraphy", *arguments])
     # Polygraphy opens plugin libraries before TensorRT, and they are registered where that is loaded already.
     program = ["python3", "-c", "import tensorrt; from polygraphy.tools import main; main()"]
     return shlex.join([*program, *arguments, "--plugins", files.registrar])

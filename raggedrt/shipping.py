@@ -11,7 +11,7 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, cast
 
 from raggedrt.engine_commands import Files, script
@@ -23,7 +23,7 @@ from raggedrt.plugins.bundle.manifest import LIBRARY_FOLDER, MANIFEST_NAME, Mani
 from raggedrt.plugins.bundle.reader import Bundle, open_bundle
 from raggedrt.plugins.bundle.writer import BundleWriter
 from raggedrt.plugins.contract.io_roles import Role
-from raggedrt.plugins.kernel_packs.lookup import available_packs
+from raggedrt.plugins.kernel_packs.lookup import FOLDERS_VARIABLE, available_packs
 from raggedrt.plugins.native.cache import LIBRARY_NAME
 from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
 from raggedrt.plugins.native.plugin_registrar import REGISTRAR_NAME
@@ -109,7 +109,8 @@ def ship(
         _tar(opened, destination, extras, force=force)
     else:
         _folder(opened, destination, extras, force=force)
-    return Shipment(destination, tuple(path.name for path in extras), tuple(_notes(opened, extras)))
+    notes = (*_notes(opened, extras), *_file_notes(opened, extras))
+    return Shipment(destination, tuple(path.name for path in extras), notes)
 
 
 def _libraries(bundle: Bundle) -> list[pathlib.Path]:
@@ -143,6 +144,7 @@ def _has_plugins(extras: list[pathlib.Path]) -> bool:
 
 
 def _notes(bundle: Bundle, extras: list[pathlib.Path]) -> Iterator[str]:
+    """What is missing for the place that it goes to."""
     if bundle.manifest.target == PROVIDER_TARGET and bundle.facts.nodes and not _has_plugins(extras):
         yield (
             "no TensorRT plugins were found, which the provider needs; TENSORRT_ROOT=... raggedrt doctor "
@@ -150,8 +152,13 @@ def _notes(bundle: Bundle, extras: list[pathlib.Path]) -> Iterator[str]:
         )
     packs = sum(path.name.endswith(PACK_SUFFIX) for path in extras)
     if bundle.manifest.target in PACK_TARGETS and bundle.facts.nodes and not packs:
-        without = "no call of the engine succeeds" if bundle.manifest.engines else "a GPU runs function bodies"
+        plugins = bundle.manifest.engines or _has_plugins(extras)
+        without = "no call of the engine succeeds" if plugins else "a GPU runs function bodies"
         yield f"no kernel packs were found, so {without}; raggedrt doctor --build-kernels, ship again"
+
+
+def _file_notes(bundle: Bundle, extras: list[pathlib.Path]) -> Iterator[str]:
+    """Which files a folder or tar file has for other programs."""
     if bundle.manifest.target == PROVIDER_TARGET and _has_plugins(extras):
         yield f"{PROVIDER_NAME} has the options of ONNX Runtime's TensorRT provider for programs in other languages"
     if bundle.manifest.engines:
@@ -271,12 +278,12 @@ def _deployment(
     served_by_engine = backend == "tensorrt" and bool(manifest.engines)
     place = f"{server_path.rstrip('/')}/{name}"
     plugins = f"{place}/{LIBRARY_FOLDER}" if _has_plugins(extras) else None
-    accelerator = _accelerator(bundle, plugins) if plugins is not None and not manifest.engines else {}
+    provided = plugins is not None and manifest.plugin_model is not None and not manifest.engines
+    accelerator = _accelerator(bundle, str(plugins)) if provided else {}
     limit = min(built_for, default=None) if served_by_engine or accelerator else None
-    if max_batch_size is not None and max_batch_size < 1:
-        raise InputError(f"--max-batch-size {max_batch_size}: expected at least 1")
-    if limit is not None and max_batch_size is not None and max_batch_size > limit:
-        raise InputError(f"--max-batch-size {max_batch_size}: the engine was built for at most {limit} sequences")
+    if served_by_engine and limit is not None:
+        limit = min(limit, _server_limit(manifest.profiles))
+    _check_batch_size(max_batch_size, limit, built_for)
     native = any(path.name == LIBRARY_NAME for path in extras)
     return Deployment(
         name=name,
@@ -294,12 +301,31 @@ def _deployment(
     )
 
 
+def _server_limit(profiles: Sequence[ShapeProfile]) -> int:
+    """The server's TensorRT backend takes the first axis of every input for the batch, that of `max_seqlen` too."""
+    return max(min(shape[0] for shape in profile.maximum.values() if shape) for profile in profiles)
+
+
+def _check_batch_size(asked: int | None, limit: int | None, built_for: Sequence[int]) -> None:
+    if asked is None:
+        return
+    if asked < 1:
+        raise InputError(f"--max-batch-size {asked}: expected at least 1")
+    if limit is not None and asked > limit:
+        reason = "the engine was built for at most"
+        if limit < min(built_for):
+            reason = "the server takes the length of the longest sequence for a limit on their number, and that is"
+        raise InputError(f"--max-batch-size {asked}: {reason} {limit}; give no more, or build the engine for more")
+
+
 def _server_options(bundle: Bundle, plugins: str | None) -> tuple[str, ...]:
-    """Command line options without which the server's TensorRT backend does not load an engine."""
+    """What the server is started with, or its TensorRT backend does not load or run an engine."""
     options = []
     for engine in bundle.manifest.engines:
         if engine.plugins is not None and not engine.plugins.serialized and plugins is not None:
             options.append(f"--backend-config=tensorrt,plugins={plugins}/{REGISTRAR_NAME}")
+        if engine.plugins is not None and engine.plugins.serialized and plugins is not None:
+            options.append(f"{FOLDERS_VARIABLE}={plugins} in its environment")
         if engine.version_compatible:
             options.append("--backend-config=tensorrt,version-compatible=true")
     return tuple(options)

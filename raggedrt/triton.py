@@ -46,7 +46,7 @@ class Deployment:
         op_library: absolute path of the op library on the server; None: none is needed.
         profiles: optimisation profiles of an engine.
         accelerator: options of ONNX Runtime's TensorRT provider; empty: it does not serve.
-        server_options: what the server's command line needs for this model.
+        server_options: what the server's command line, or its environment, needs for this model.
     """
 
     name: str

@@ -110,7 +110,10 @@ def test_an_engine_that_brings_its_plugins_is_built_with_them_and_loaded_alone()
     } <= build
     assert "--stronglyTyped" not in build  # TensorRT 11 knows nothing else
     run = shlex.split(lines["time it with trtexec, at the best shapes of each profile"].splitlines()[0])
-    assert run[2] == "--versionCompatible"
+    assert run[0] == "RAGGEDRT_KERNEL_PACKS=lib"
+    assert run[3] == "--versionCompatible"
+    (compare,) = [line for what, line in lines.items() if what.startswith("compare")]
+    assert compare.startswith("RAGGEDRT_KERNEL_PACKS=lib polygraphy run")
     assert not any("Plugins" in word for word in run)
     assert not any(what.startswith("build the engine with Polygraphy, as rebuilt.plan") for what in lines)
 

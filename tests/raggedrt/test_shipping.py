@@ -234,6 +234,9 @@ def test_a_bundle_for_the_tensorrt_provider_brings_the_plugins(
     assert options["trt_extra_plugin_lib_paths"] == f"/srv/models/toy/lib/{REGISTRAR_NAME}"
     assert options["trt_profile_max_shapes"].startswith("input_ids:4x8" if io == "padded" else "input_ids:32")
     assert any("takes minutes" in note for note in shipped.notes)
+    assert any("no kernel packs were found, so no call of the engine succeeds" in note for note in shipped.notes)
+    assert any("tensorrt_provider.txt" in note for note in folder.notes)
+    assert not any("tensorrt_provider.txt" in note for note in shipped.notes)  # there is none in a repository
 
 
 def test_what_was_compiled_is_named_for_other_programs(

@@ -11,9 +11,10 @@ import pytest
 import raggedrt
 from helpers.engine_bundles import PLAN, VERSION, engine_bundle, plugin_record
 from helpers.plugin_folders import plugins_in
+from helpers.provider_bundles import toy_profile
 from helpers.text_proto import parse_text_proto
 from raggedrt.cli import main
-from raggedrt.errors import TargetError
+from raggedrt.errors import InputError, TargetError
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.abi import ABI_VERSION
 from raggedrt.plugins.kernel_packs import lookup
@@ -22,6 +23,7 @@ from raggedrt.plugins.native.plugin_library import PLUGIN_LIBRARY_NAME
 from raggedrt.plugins.native.plugin_registrar import REGISTRAR_NAME
 from raggedrt.plugins.tensorrt import engine_file, flavour, libraries
 from raggedrt.plugins.tensorrt.libraries import PLUGINS_VARIABLE
+from raggedrt.plugins.tensorrt.profiles import Sizes
 
 pytestmark = pytest.mark.ort_cpu
 ROWS = [np.array([5, 6, 7]), np.array([11])]
@@ -212,5 +214,21 @@ def test_triton_needs_no_library_for_an_engine_that_has_it_inside(
     record = plugin_record(serialized=True)
     bundle = engine_bundle(tmp_path / "bundle", plugins=record, version_compatible=True)
     shipment = raggedrt.ship(bundle.path, tmp_path / "models", format="triton")
-    (note,) = [note for note in shipment.notes if note.startswith("start the server")]
-    assert note.endswith("--backend-config=tensorrt,version-compatible=true")
+    packs, version = [note for note in shipment.notes if note.startswith("start the server")]
+    assert version.endswith("--backend-config=tensorrt,version-compatible=true")
+    assert packs == f"start the server with RAGGEDRT_KERNEL_PACKS={shipment.path}/lib in its environment"
+
+
+def test_triton_takes_the_longest_sequence_for_a_limit_on_their_number(
+    machine: pytest.MonkeyPatch, op_library: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Its TensorRT backend refuses a configuration with more requests than any input's first axis has places."""
+    plugins_in(tmp_path / "plugins")
+    profile = toy_profile("ragged", maximum=Sizes(16, 128, 8))
+    bundle = engine_bundle(tmp_path / "bundle", profiles=(profile,))
+    model = raggedrt.ship(bundle.path, tmp_path / "a", format="triton").path
+    config = parse_text_proto((model / "config.pbtxt").read_text())
+    assert config["max_batch_size"] == [8]
+    with pytest.raises(InputError, match=r"longest sequence .* that is 8"):
+        raggedrt.ship(bundle.path, tmp_path / "b", format="triton", max_batch_size=9)
+    assert not (tmp_path / "b").exists()
