@@ -70,21 +70,24 @@ def engine_settings(
         InputError: an option does not parse, or says something of engines where the target has none.
         TargetError: the builder, the GPU that it needs, our plugins or kernels for that GPU are missing.
     """
+    with_plugins = [name for name, row in FLAVOURS.items() if row.plugins]
     others = {"compute_capability": compute_capability, "timing_cache": timing_cache}
     if target == PROVIDER_TARGET:
         reason = (
             f"ONNX Runtime builds the engine of target {target} where it runs; engines of {{targets}} leave a choice"
         )
-        _refuse(reason, FLAVOURS, others, dataclasses.asdict(compatibility))
+        _refuse(reason, FLAVOURS, others)
+        _refuse(reason, with_plugins, dataclasses.asdict(compatibility))
         return None
     if target not in FLAVOURS:
-        reason = f"says something of engines, and target {target} has none; the targets with engines are {{targets}}"
-        _refuse(reason, FLAVOURS, dataclasses.asdict(demand), others, dataclasses.asdict(compatibility))
+        reason = f"says something of engines, and target {target} has none; the targets that take it are {{targets}}"
+        _refuse(reason, FLAVOURS, dataclasses.asdict(demand), others)
+        _refuse(reason, with_plugins, dataclasses.asdict(compatibility))
         return None
     flavour = find_flavour(target)
     if not flavour.plugins:
         reason = f"engines of target {target} leave no such choice; those of {{targets}} do"
-        _refuse(reason, [name for name, row in FLAVOURS.items() if row.plugins], dataclasses.asdict(compatibility))
+        _refuse(reason, with_plugins, dataclasses.asdict(compatibility))
     version = require_builder(flavour)
     cache = None if timing_cache is None else pathlib.Path(timing_cache)
     if cache is not None and (cache.is_dir() or not cache.absolute().parent.is_dir()):

@@ -70,7 +70,8 @@ def test_without_a_gpu_nothing_is_begun(
         ("tensorrt", ["--hardware-compatibility", "hopper"], "choose one of none, ampere+"),
         ("tensorrt", ["--compute-capability", "80"], "for the GPU present alone, which has 90"),
         ("tensorrt-rtx", ["--version-compatible"], "engines of target tensorrt-rtx leave no such choice"),
-        ("ort-cpu", ["--plugins", "beside"], "says something of engines, and target ort-cpu has none"),
+        ("ort-cpu", ["--plugins", "beside"], "target ort-cpu has none; the targets that take it are tensorrt\n"),
+        ("ort-trt", ["--version-compatible"], "engines of tensorrt leave a choice"),
     ],
 )
 def test_options_that_do_not_fit_are_exit_2(
