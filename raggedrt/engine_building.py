@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raggedrt.engine_check import check_engine_tensors, check_tensors, linear_rows
 from raggedrt.engine_profiles import choose_profiles
 from raggedrt.engine_settings import EngineSettings
+from raggedrt.errors import InputError
 from raggedrt.plugins.bundle.manifest import ENGINE_FOLDER, EngineRecord, ManifestDraft, ShapeProfile
 from raggedrt.plugins.contract.io_roles import TensorRole
 from raggedrt.plugins.tensorrt.engine import EngineFacts, build_engine
@@ -66,6 +67,11 @@ def build_from_graph(
     """
     flavour, compatibility = find_flavour(settings.target), settings.compatibility
     profiles = choose_profiles(settings.demand, inputs, position_limit)
+    if not flavour.plugins and used_creators(graph):
+        raise InputError(
+            f"{where}: its nodes have the form of TensorRT plugins, and {flavour.product} takes none; build the bundle "
+            "or the ONNX file that this one was made from"
+        )
     plugins = check_engine_demand(graph, settings.builder_version, settings.capabilities[0], where)
     serialized = plugins is not None and compatibility.plugins == "serialized"
     capabilities = ", ".join(map(str, settings.capabilities))

@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 
 import raggedrt
+from helpers.provider_bundles import provider_bundle
 from raggedrt.batches import ragged_offsets
 from raggedrt.cli import main
 from raggedrt.engine_check import check_engine_tensors, check_tensors
@@ -234,6 +235,13 @@ def test_a_padded_bundle_lists_what_is_lacked(
     assert "NonZero" in error
     assert "--io ragged" in error
     assert not list(tmp_path.iterdir())
+
+
+def test_the_form_of_plugins_is_refused_where_none_are_taken(tmp_path: pathlib.Path) -> None:
+    bundle = provider_bundle(tmp_path / "toy", "ragged")
+    with pytest.raises(InputError, match="form of TensorRT plugins, and TensorRT for RTX takes none; build the bundle"):
+        raggedrt.build(bundle.path / "model.trt.onnx", tmp_path / "x.plan", compute_capability="89")
+    assert not list(tmp_path.glob("*.plan*"))
 
 
 @pytest.mark.parametrize(
