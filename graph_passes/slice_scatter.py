@@ -160,11 +160,16 @@ def _span(indices: ir.Value) -> _Span | None:
     if node.op_type != "Slice":
         return None
     whole, bounds = _span(node.inputs[0]), [_ints(value) for value in node.inputs[1:]]
-    if whole is None or len(bounds) < 2 or bounds[0] is None or bounds[1] is None:
+    if whole is None or len(bounds) < 2 or bounds[0] is None or bounds[1] is None or not _is_column(node.inputs[0]):
         return None
     if (bounds[2:] and bounds[2] != [0]) or (bounds[3:] and bounds[3] != [1]):
         return None
     return _sliced(whole, bounds[0][0], bounds[1][0])
+
+
+def _is_column(indices: ir.Value) -> bool:
+    """Whether the first axis counts the indices, [n] or [n, 1]."""
+    return indices.shape is not None and len(indices.shape) > 0 and all(dim == 1 for dim in list(indices.shape)[1:])
 
 
 def _listed_span(places: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> _Span | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.attended import Attended
 from raggedrt.graph_passes.clean import clean
 from raggedrt.graph_passes.slice_scatter import join_written_slices
 
@@ -108,3 +109,15 @@ def test_other_indices_are_left_alone(places: list[int]) -> None:
     joined, model = _rewritten(proto)
     assert joined == 0
     assert [node.op_type for node in model.graph] == ["ScatterND"]
+
+
+def test_a_slice_of_a_row_of_indices_takes_all_of_them() -> None:
+    """`[1, n]` cut along its first axis, then turned into a column."""
+    g = Attended()
+    op = g.op
+    length = op.Gather(op.Shape(g.x), g.ints(1))
+    row = op.Unsqueeze(op.Range(g.ints(0), length, g.ints(1)), g.ints([0]))
+    places = op.Reshape(op.Slice(row, g.ints([0]), g.ints([1]), g.ints([0]), g.ints([1])), g.ints([-1, 1]))
+    target, update = (op.Transpose(value, perm=[1, 0, 2]) for value in (g.x, op.Neg(g.x)))
+    proto = ir.to_proto(g.model({"result": op.op("ScatterND", [target, places, update])}))
+    assert _rewritten(proto)[0] == 0
