@@ -16,8 +16,9 @@ from raggedrt.plugins.tensorrt.job import HARDWARE_LEVELS
 BOUNDS = (("min", "minimum"), ("opt", "optimum"), ("max", "maximum"))
 PROGRAMS = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "trtexec"}
 """The product's own tool, by target; that of TensorRT for RTX takes trtexec's options."""
-REBUILT = "rebuilt.plan"
-"""What builds write: not the bundle's own engine, which its manifest knows by its hash."""
+REBUILT = "../rebuilt.plan"
+"""What builds write: beside the bundle, which no verb opens with an engine in it that its manifest does not list."""
+VALUES = "onnxruntime_values.json"
 HARDWARE_MODES = {"ampere+": "ampere+", "same-compute-capability": "sameComputeCapability"}
 """Levels of hardware compatibility as trtexec calls them; Polygraphy takes TensorRT's own names."""
 ALWAYS_TYPED = 11
@@ -59,7 +60,7 @@ def commands(engine: EngineRecord, files: Files) -> list[tuple[str, str]]:
         *lines,
         (
             f"compare engine and ONNX Runtime on {values} with Polygraphy",
-            _polygraphy(engine, files, _run(engine, files)),
+            "\n".join(_polygraphy(engine, files, line) for line in _runs(engine, files)),
         ),
     ]
 
@@ -163,8 +164,10 @@ def _shapes(shapes: dict[str, tuple[int, ...]]) -> Iterable[str]:
     return (f"{name}:[{','.join(map(str, shape))}]" for name, shape in shapes.items())
 
 
-def _run(engine: EngineRecord, files: Files) -> Iterable[str]:
-    yield from ("run", files.native, "--onnxrt", "--trt", "--load-engine", engine.file)
-    yield from ("--strongly-typed", "--input-shapes", *_shapes(engine.profiles[0].optimum))
+def _runs(engine: EngineRecord, files: Files) -> Iterable[list[str]]:
+    """Two runs, the second against what the first wrote: Polygraphy takes an engine as the only model of a run."""
+    inputs = ["--input-shapes", *_shapes(engine.profiles[0].optimum)]
     if files.samples is not None:
-        yield from ("--data-loader-script", f"{files.samples}/{LOADER_NAME}")
+        inputs += ["--data-loader-script", f"{files.samples}/{LOADER_NAME}"]
+    yield ["run", files.native, "--onnxrt", *inputs, "--save-outputs", VALUES]
+    yield ["run", engine.file, "--model-type", "engine", "--trt", *inputs, "--load-outputs", VALUES]

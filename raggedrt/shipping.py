@@ -99,6 +99,10 @@ def ship(
     choose("format", format, FORMATS)
     opened, destination = open_bundle(bundle, verify=True), pathlib.Path(output)
     refuse_input(destination, opened.path)
+    if opened.path.resolve() in destination.resolve().parents:
+        raise InputError(f"{output}: lies inside of the bundle, which takes no other files; name a place beside it")
+    if format == "tar" and not destination.name.endswith((".tar", ".tar.gz")):
+        raise InputError(f"{output}: expected a name that ends in .tar or .tar.gz")
     if format != "triton" and (name or max_batch_size or server_path):
         raise InputError("--name, --max-batch-size and --server-path: are for --format triton")
     extras = _libraries(opened)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import os
 import pathlib
 import runpy
@@ -54,8 +56,8 @@ def _record(target: str, **changes: Any) -> EngineRecord:
 @pytest.mark.none
 def test_the_products_own_tool_gets_every_profile() -> None:
     lines = dict(commands(_record("tensorrt-rtx"), FILES))
-    build = shlex.split(lines["build the engine with tensorrt_rtx, as rebuilt.plan"])
-    assert build[:3] == ["tensorrt_rtx", "--onnx=model.onnx", "--saveEngine=rebuilt.plan"]
+    build = shlex.split(lines["build the engine with tensorrt_rtx, as ../rebuilt.plan"])
+    assert build[:3] == ["tensorrt_rtx", "--onnx=model.onnx", "--saveEngine=../rebuilt.plan"]
     assert "--computeCapabilities=86,120" in build
     place = build.index("--profile=1")
     assert build[place + 1 : place + 4] == [
@@ -71,7 +73,7 @@ def test_the_products_own_tool_gets_every_profile() -> None:
 @pytest.mark.none
 def test_plugins_beside_the_engine_are_loaded_by_every_line() -> None:
     lines = dict(commands(_record("tensorrt", plugins=_plugins(serialized=False)), WITH_PLUGINS))
-    build = shlex.split(lines["build the engine with trtexec, as rebuilt.plan"])
+    build = shlex.split(lines["build the engine with trtexec, as ../rebuilt.plan"])
     assert build[1] == "--onnx=model.trt.onnx"
     assert {"--dynamicPlugins=lib/libraggedrt_trt.so", "--stronglyTyped", "--noTF32"} <= set(build)
     assert "setPluginsToSerialize" not in "".join(lines.values())
@@ -81,10 +83,10 @@ def test_plugins_beside_the_engine_are_loaded_by_every_line() -> None:
         "--loadInputs=input_ids:engine_inputs/1/input_ids.bin,cu_seqlens:engine_inputs/1/cu_seqlens.bin"
     )
     for line in (
-        "build the engine with Polygraphy, as rebuilt.plan",
+        "build the engine with Polygraphy, as ../rebuilt.plan",
         "compare engine and ONNX Runtime on the sample inputs with Polygraphy",
     ):
-        words = shlex.split(lines[line])
+        words = shlex.split(lines[line].splitlines()[0])
         assert words[:3] == ["python3", "-c", "import tensorrt; from polygraphy.tools import main; main()"]
         assert words[-2:] == ["--plugins", "lib/libraggedrt_trt_ort.so"]
     assert shlex.split(lines[line])[3:5] == ["run", "model.onnx"]
@@ -101,7 +103,7 @@ def test_an_engine_that_brings_its_plugins_is_built_with_them_and_loaded_alone()
         builder_version="11.4.0.106",
     )
     lines = dict(commands(record, WITH_PLUGINS))
-    build = set(shlex.split(lines["build the engine with trtexec, as rebuilt.plan"]))
+    build = set(shlex.split(lines["build the engine with trtexec, as ../rebuilt.plan"]))
     assert {
         "--dynamicPlugins=lib/libraggedrt_trt.so",
         "--setPluginsToSerialize=lib/libraggedrt_trt.so",
@@ -115,7 +117,7 @@ def test_an_engine_that_brings_its_plugins_is_built_with_them_and_loaded_alone()
     (compare,) = [line for what, line in lines.items() if what.startswith("compare")]
     assert compare.startswith("RAGGEDRT_KERNEL_PACKS=lib polygraphy run")
     assert not any("Plugins" in word for word in run)
-    assert not any(what.startswith("build the engine with Polygraphy, as rebuilt.plan") for what in lines)
+    assert not any(what.startswith("build the engine with Polygraphy, as ../rebuilt.plan") for what in lines)
 
 
 @pytest.mark.none
@@ -142,7 +144,25 @@ def test_sample_inputs_are_what_packed_tokens_mean(tmp_path: pathlib.Path) -> No
 def test_the_text_says_what_each_line_does() -> None:
     text = script(_record("tensorrt-rtx"), FILES)
     assert text.count("\n# ") == 4
-    assert "POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy convert model.onnx -o rebuilt.plan --strongly-typed" in text
+    assert "POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy convert model.onnx -o ../rebuilt.plan --strongly-typed" in text
+
+
+@pytest.mark.none
+@pytest.mark.skipif(importlib.util.find_spec("polygraphy") is None, reason="Polygraphy is not installed")
+def test_polygraphy_knows_every_option_of_its_lines() -> None:
+    from polygraphy.tools.registry import TOOL_REGISTRY
+
+    for target in ("tensorrt-rtx", "tensorrt"):  # the first has options of its own, which the next test uses
+        for line in "\n".join(dict(commands(_record(target), FILES)).values()).splitlines():
+            words = shlex.split(line)
+            if "polygraphy" not in words or "--compute-capabilities" in words:
+                continue
+            name, *options = words[words.index("polygraphy") + 1 :]
+            parser = argparse.ArgumentParser()
+            tool = next(tool for tool in TOOL_REGISTRY if tool.name == name)
+            tool.setup_parser(parser.add_subparsers())
+            _, unknown = parser.parse_known_args([name, *options])
+            assert not unknown, line
 
 
 @pytest.mark.tensorrt
@@ -152,12 +172,13 @@ g (int64[tokens] input_ids, int32[ends] cu_seqlens) => (float[tokens] y, float[e
   y = Cast <to = 1> (input_ids)
   z = Cast <to = 1> (cu_seqlens)
 }""")
-    onnx.save(model, tmp_path / "model.onnx")
-    line = dict(commands(_record("tensorrt-rtx"), FILES))["build the engine with Polygraphy, as rebuilt.plan"]
+    (tmp_path / "bundle").mkdir()
+    onnx.save(model, tmp_path / "bundle" / "model.onnx")
+    line = dict(commands(_record("tensorrt-rtx"), FILES))["build the engine with Polygraphy, as ../rebuilt.plan"]
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["/bin/sh", "-c", line],
-        cwd=tmp_path,
+        cwd=tmp_path / "bundle",
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,

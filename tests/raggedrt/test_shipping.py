@@ -118,6 +118,7 @@ def test_a_repository_keeps_its_other_models(
     [
         (["--format", "zip"], "choose one of dir, tar, triton"),
         (["--name", "x"], "for --format triton"),
+        (["--format", "tar"], "expected a name that ends in .tar or .tar.gz"),
         (["--format", "triton", "--name", "../x"], "expected letters"),
         (["--format", "triton", "--max-batch-size", "0"], "at least 1"),
     ],
@@ -133,6 +134,18 @@ def test_wrong_options_leave_nothing(
     assert main(["ship", str(ragged_bundle), "-o", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["dir", "tar", "triton"])
+def test_nothing_is_shipped_into_the_bundle_itself(
+    kind: str, ragged_bundle: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """It would be a bundle with files that nobody listed, which no verb opens."""
+    copy = tmp_path / "copy"
+    shutil.copytree(ragged_bundle, copy)
+    with pytest.raises(InputError, match="lies inside of the bundle"):
+        raggedrt.ship(copy, copy / "out.tar", format=kind)
+    assert not (copy / "out.tar").exists()
 
 
 def test_a_bundle_that_was_changed_is_not_shipped(ragged_bundle: pathlib.Path, tmp_path: pathlib.Path) -> None:
