@@ -37,6 +37,8 @@ def _inline(graph: ir.Graph, node: ir.Node, name: str) -> None:
     for value in list(branch.initializers.values()):
         branch.initializers.pop(str(value.name))
         value.name = f"{node.outputs[0].name}_{value.name}"
+        while value.name in graph.initializers:
+            value.name += "_"
         graph.register_initializer(value)
     branch.outputs.clear()
     inner = list(branch)

@@ -103,7 +103,8 @@ def cache_axis(value: ir.Value) -> int | None:
         node = usage.node
         if node.op_type == "Concat" and not node.domain and rank == 4:
             axis = int_attribute(node, "axis", 0) % rank
-            if axis == 2 or "past" in str(_dim(value, axis)):  # images, too, are joined, along other axes
+            dim = _dim(value, axis)  # images, too, are joined, along other axes or ones of a known size
+            if "past" in str(dim) or (axis == 2 and not (isinstance(dim, int) and dim)):
                 return axis
         domain = "" if node.domain == "ai.onnx" else node.domain
         if usage.idx in _PASTS.get((domain, node.op_type), ()):

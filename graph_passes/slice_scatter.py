@@ -207,6 +207,8 @@ def _length(value: ir.Value) -> int | str | None:
     if dims is None:
         return None
     asked = tuple(dims)[shape.attributes.get_int("start", 0) : shape.attributes.get_int("end", len(dims))]
+    if not -len(asked) <= place[0] < len(asked):
+        return None
     dim = asked[place[0]]
     return dim if isinstance(dim, int) else dim.value
 
