@@ -17,7 +17,7 @@ from raggedrt.engine_check import check_prepared
 from raggedrt.engine_inputs import graph_roles, takes_packed
 from raggedrt.engine_profiles import ShapeDemand
 from raggedrt.engine_settings import Compatibility, EngineSettings, engine_settings
-from raggedrt.errors import NumericsError
+from raggedrt.errors import InputError, NumericsError
 from raggedrt.onnx_files import OnnxFile, read_onnx
 from raggedrt.outputs import refuse_existing, refuse_input, staged, workspace
 from raggedrt.plugins.bundle.manifest import MANIFEST_NAME
@@ -109,6 +109,7 @@ def build(
     refuse_existing(destination, force=force)
     refuse_input(destination, path)
     if (path / MANIFEST_NAME).exists() or (path.suffix == ".onnx" and not path.is_dir()):
+        _refuse_conversion(path, io=io, task=task, dtype=dtype, revision=revision)
         return _build_file(path, destination, settings)
     with workspace(destination) as folder:
         bundle = convert(
@@ -134,6 +135,16 @@ def build(
             allow_pickle=allow_pickle,
         )
         return _take_engine(bundle, destination)
+
+
+def _refuse_conversion(path: pathlib.Path, **options: str | None) -> None:
+    """Refuse options of a conversion for what is taken as it is."""
+    usual = {"io": None, "task": "auto", "dtype": "fp32", "revision": None}
+    given = [name for name, value in options.items() if value != usual[name]]
+    if given:
+        raise InputError(
+            f"--{given[0]}: {path} is built as it is; raggedrt convert takes that option, or build of the source itself"
+        )
 
 
 def _take_engine(bundle: Bundle, destination: pathlib.Path) -> BuiltEngine:

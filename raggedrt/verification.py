@@ -34,6 +34,7 @@ from raggedrt.plugins.runtime.ort_errors import import_onnxruntime, translated
 from raggedrt.plugins.runtime.ort_values import BFLOAT16_VALUE
 from raggedrt.plugins.runtime.targets import configured_providers
 from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
+from raggedrt.plugins.tensorrt.flavour import FLAVOURS
 from raggedrt.progress import step
 
 LOGGER = logging.getLogger("raggedrt")
@@ -129,12 +130,18 @@ def tolerance_of(results: Sequence[tuple[Case, Arrays, Arrays]], given: Toleranc
     return DEFAULT_TOLERANCES["bfloat16"] if narrow and given is None else given
 
 
+ENGINES_ELSEWHERE = {
+    PROVIDER_TARGET: "ONNX Runtime builds the TensorRT engine where it runs",
+    **dict.fromkeys(FLAVOURS, "this graph was checked, and the engine made of it runs on its GPU"),
+}
+"""Targets whose engine is not what is verified, and why."""
+
+
 def device_of(target: str) -> str:
     """The device that verifies for `target` besides the CPU: `cuda`, or `cpu` where there is none, with a warning."""
-    if target == PROVIDER_TARGET:
+    if target in ENGINES_ELSEWHERE:
         LOGGER.warning(
-            "verified on the CPU only: ONNX Runtime builds the TensorRT engine where it runs; run `raggedrt compare "
-            "SOURCE BUNDLE` there"
+            "verified on the CPU only: %s; run `raggedrt compare SOURCE BUNDLE` there", ENGINES_ELSEWHERE[target]
         )
     if target != "ort-cuda":
         return "cpu"

@@ -237,6 +237,16 @@ def test_a_padded_bundle_lists_what_is_lacked(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", [{"io": "ragged"}, {"dtype": "fp16"}, {"task": "fill-mask"}, {"revision": "main"}])
+def test_options_of_a_conversion_are_refused_where_nothing_is_converted(
+    option: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"")
+    with pytest.raises(InputError, match=f"--{next(iter(option))}: .* is built as it is"):
+        raggedrt.build(model, tmp_path / "model.plan", **option)
+
+
 def test_the_form_of_plugins_is_refused_where_none_are_taken(tmp_path: pathlib.Path) -> None:
     bundle = provider_bundle(tmp_path / "toy", "ragged")
     with pytest.raises(InputError, match="form of TensorRT plugins, and TensorRT for RTX takes none; build the bundle"):
