@@ -9,6 +9,7 @@ import pathlib
 import re
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 
 from raggedrt.advice import advice_for
@@ -26,6 +27,11 @@ from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.rewriting import make_config, run_passes
 from raggedrt.sparse_facts import mask_facts
+
+PLUGIN_FORM = (
+    "nodes of RaggedRT are in the form of TensorRT's plugins; inspect the model.onnx that this file was made from to "
+    "see what was lowered and packed"
+)
 
 
 def inspect(
@@ -48,7 +54,8 @@ def inspect(
 
     Returns:
         A dictionary of plain values, fit for a bug report: it holds no weights, and of paths only the model's own name.
-        `path` (that name), `nodes`, `opset`, `ops` (live RaggedRT nodes by op), `report` (as `report.json`, None where
+        `path` (that name), `nodes`, `opset`, `ops` (live RaggedRT nodes by op), `plugins` (those in
+        the form of TensorRT's plugins), `report` (as `report.json`, None where
         there is none; each refusal has `advice`, what to change, where that is known), `problem` (why the passes
         refuse the file, None where they do not), `masks` (one dictionary per distinct mask, as `mask_facts` of
         `raggedrt.sparse_facts` says, with `image` where it was drawn), `axes_lost` (`node`, `reason`: where the meaning
@@ -66,7 +73,7 @@ def inspect(
     if is_engine(path) and not path.is_dir():
         return engine_file_facts(path)
     facts = _bundle_facts(path) if path.is_dir() else _file_facts(path)
-    if not path.is_dir() and not facts["ops"] and not facts["ep_contexts"]:
+    if not path.is_dir() and not facts["ops"] and not facts["ep_contexts"] and not facts["plugins"]:
         try:
             facts |= _trial(path, io, length)
         except RaggedRTError as error:
@@ -117,6 +124,7 @@ def _draw(masks: list[dict[str, Any]], folder: pathlib.Path) -> None:
 
 def _file_facts(path: pathlib.Path) -> dict[str, Any]:
     proto = load_proto(path)
+    plugins = collections.Counter(node.op_type for node in proto.graph.node if _is_plugin(node))
     promised: dict[str, int] = {}
     ops: dict[str, int] = {}
     problem = None
@@ -130,6 +138,7 @@ def _file_facts(path: pathlib.Path) -> dict[str, Any]:
         "nodes": len(proto.graph.node),
         "opset": next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), None),
         "ops": ops,
+        "plugins": dict(plugins),
         "report": None,
         "problem": problem,
         "region": None,
@@ -141,12 +150,22 @@ def _file_facts(path: pathlib.Path) -> dict[str, Any]:
         "model": model_summary(proto),
         "environment": environment(),
         "warnings": [
-            f"the metadata promises {count} {name} nodes and the graph has {ops.get(name, 0)}: another tool inlined "
-            "their function bodies; rewrite the original model again and use the result as it is"
-            for name, count in promised.items()
-            if ops.get(name, 0) < count
+            *([PLUGIN_FORM] if plugins else []),
+            *(_inlined(name, count, found) for name, count in promised.items() if (found := ops.get(name, 0)) < count),
         ],
     }
+
+
+def _inlined(op: str, promised: int, found: int) -> str:
+    return (
+        f"the metadata promises {promised} {op} nodes and the graph has {found}: another tool inlined their function "
+        "bodies; rewrite the original model again and use the result as it is"
+    )
+
+
+def _is_plugin(node: onnx.NodeProto) -> bool:
+    """Whether a node of ours is in the form of TensorRT's plugins."""
+    return any(item.name == "plugin_namespace" and item.s == DOMAIN.encode() for item in node.attribute)
 
 
 def _trial(path: pathlib.Path, io: str | None, length: int | None) -> dict[str, Any]:
