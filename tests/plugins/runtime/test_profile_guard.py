@@ -58,7 +58,8 @@ def test_a_provider_is_told_the_profile() -> None:
 
 
 def test_one_profile_around_several() -> None:
-    small, large = toy_profile("ragged"), toy_profile("ragged", minimum=Sizes(2, 32, 4), maximum=Sizes(4, 64, 16))
+    small = toy_profile("ragged")
+    large = toy_profile("ragged", minimum=Sizes(2, 32, 4), optimum=Sizes(3, 48, 8), maximum=Sizes(4, 64, 16))
     whole = envelope([small, large])
     assert whole.minimum == small.minimum
     assert whole.maximum["input_ids"] == (64,)

@@ -18,6 +18,7 @@ from helpers.encoder_runs import (
     padded_feed,
     rewritten,
 )
+from helpers.provider_bundles import toy_profile
 from helpers.toy_bundles import toy_draft, toy_model
 from raggedrt.errors import InputError
 from raggedrt.plugins.bodies import attach_function_bodies
@@ -131,7 +132,7 @@ def test_a_bundle_vouches_for_it(tmp_path: pathlib.Path) -> None:
                 places["location"].value, places["offset"].value = "report.json", "0"
                 (writer.directory / "report.json").write_text("{}".ljust(int(places["length"].value)))
                 onnx.save(other, writer.directory / PLUGIN_MODEL_NAME)
-            writer.finish(toy_draft("padded", plugin_model=PLUGIN_MODEL_NAME))
+            writer.finish(toy_draft("padded", plugin_model=PLUGIN_MODEL_NAME, profiles=(toy_profile("padded"),)))
 
     bundle("good", foreign=False)
     assert open_bundle(tmp_path / "good").manifest.plugin_model == PLUGIN_MODEL_NAME
