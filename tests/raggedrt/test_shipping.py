@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 import shutil
 import subprocess
-import tarfile
 
 import numpy as np
 import onnxruntime
@@ -58,8 +57,7 @@ def test_a_tar_file_is_the_same_every_time(
     for archive in archives:
         raggedrt.ship(ragged_bundle, archive, format="tar")
     assert archives[0].read_bytes() == archives[1].read_bytes()
-    with tarfile.open(archives[0]) as opened:
-        opened.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(archives[0], tmp_path)  # tarfile's filters are newer than the oldest Python that serves
     names = {path.relative_to(shipped) for path in shipped.rglob("*")}
     assert {path.relative_to(tmp_path / "minilm") for path in (tmp_path / "minilm").rglob("*")} == names
     assert raggedrt.Session(tmp_path / "minilm", trust_bundle=True).native
