@@ -68,7 +68,8 @@ def lower_standard_attention(node: ir.Node, tape: Tape) -> dict[ir.Value, ir.Val
     replaced = {node.outputs[0]: output}
     for number, new in ((_PRESENT_KEY, key), (_PRESENT_VALUE, value)):
         if len(node.outputs) > number and is_used(node.outputs[number]):
-            replaced[node.outputs[number]] = new if known_rank(node, new) == 4 else _by_heads(call, new)
+            given = known_rank(node, _required(node, 1))  # that of what a past was joined to is not told
+            replaced[node.outputs[number]] = new if given == 4 else _by_heads(call, new)
     return replaced
 
 

@@ -301,3 +301,19 @@ def test_a_table_for_all_queries_or_keys_alike(shape: tuple[int, ...]) -> None:
     pair = rewritten(g.model({"result": g.op.MatMul(weights, parts[2])}))
     assert "RaggedAttention" in pair.ops
     _compare(pair, _feed(Rows(8), 2))
+
+
+def test_a_past_is_joined_and_given_out_again() -> None:
+    """ONNX `Attention` on operands [B, N, S, H], whose joined keys have no declared shape."""
+    g = GraphWriter(23)
+    rows = {name: g.input(name, ["batch", HEADS, f"{name}_rows", SIZE], ir.DataType.FLOAT) for name in "qkv"}
+    past = [g.input(name, ["batch", HEADS, "earlier", SIZE], ir.DataType.FLOAT) for name in ("past_k", "past_v")]
+    made = g.op.op_multi_out("Attention", [*rows.values(), None, *past], {"is_causal": 1}, num_outputs=3)
+    pair = rewritten(g.model(dict(zip(("y", "present_k", "present_v"), made, strict=True))), features=("sparse",))
+    assert "RaggedAttention" in pair.ops
+    rng = np.random.default_rng(0)
+    lengths = {"q": 5, "k": 5, "v": 5, "past_k": 3, "past_v": 3}
+    feed = {name: rng.standard_normal((2, HEADS, n, SIZE)).astype(np.float32) for name, n in lengths.items()}
+    want, got = run(plain_session(pair.original), feed), run(ort_session(pair.model, native=False), feed)
+    for name, value in want.items():
+        assert_close(got[name], value, FP32, name)
