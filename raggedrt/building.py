@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import inspect
 import os
 import pathlib
 import shutil
@@ -17,10 +17,10 @@ from raggedrt.engine_check import check_prepared
 from raggedrt.engine_inputs import graph_roles, takes_packed
 from raggedrt.engine_profiles import ShapeDemand
 from raggedrt.engine_settings import Compatibility, EngineSettings, engine_settings
-from raggedrt.errors import InputError, NumericsError
+from raggedrt.errors import InputError
 from raggedrt.onnx_files import OnnxFile, read_onnx
 from raggedrt.outputs import refuse_existing, refuse_input, staged, workspace
-from raggedrt.plugins.bundle.manifest import MANIFEST_NAME
+from raggedrt.plugins.bundle.manifest import MANIFEST_NAME, MODEL_NAME
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.io_roles import TensorRole
 from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
@@ -28,13 +28,11 @@ from raggedrt.plugins.tensorrt.engine import EngineFacts
 from raggedrt.plugins.tensorrt.engine_file import EngineFile, write_engine_file
 from raggedrt.plugins.tensorrt.flavour import find_flavour
 from raggedrt.plugins.tensorrt.plugin_model import PLUGIN_MODEL_NAME, plan_without_mask, write_plugin_model
-from raggedrt.plugins.tensorrt.prepare import NARROW_PRODUCTS, has_narrow_attention, prepare
+from raggedrt.plugins.tensorrt.prepare import save_prepared
 from raggedrt.provider_bundle import compile_bundle
 
 if TYPE_CHECKING:
     from raggedrt.plugins.bundle.reader import Bundle
-
-LOGGER = logging.getLogger("raggedrt")
 
 
 def build(
@@ -139,8 +137,8 @@ def build(
 
 def _refuse_conversion(path: pathlib.Path, **options: str | None) -> None:
     """Refuse options of a conversion for what is taken as it is."""
-    usual = {"io": None, "task": "auto", "dtype": "fp32", "revision": None}
-    given = [name for name, value in options.items() if value != usual[name]]
+    usual = inspect.signature(build).parameters
+    given = [name for name, value in options.items() if value != usual[name].default]
     if given:
         raise InputError(
             f"--{given[0]}: {path} is built as it is; raggedrt convert takes that option, or build of the source itself"
@@ -187,33 +185,14 @@ def _graph_for(
     settings: EngineSettings, file: OnnxFile, folder: pathlib.Path, inputs: Sequence[TensorRole], where: str
 ) -> pathlib.Path:
     """What the builder is handed: bodies in place of our ops, or our ops as plugins."""
+    graph = folder / MODEL_NAME
     if not find_flavour(settings.target).plugins:
-        return _graph_of_bodies(file, folder, inputs, where)
+        changed = bool(file.model.functions)
+        save_prepared(file.model, graph, where, lambda: check_prepared(file.path, graph, inputs) if changed else None)
+        return graph
     changed = plan_without_mask(file.model)
-    graph = folder / "model.onnx"
-    ir.save(file.model, graph, external_data="model.onnx.data")
+    ir.save(file.model, graph, external_data=f"{MODEL_NAME}.data")
     if changed:
         check_prepared(file.path, graph, inputs)
     write_plugin_model(graph, folder / PLUGIN_MODEL_NAME)
     return folder / PLUGIN_MODEL_NAME
-
-
-def _graph_of_bodies(file: OnnxFile, folder: pathlib.Path, inputs: Sequence[TensorRole], where: str) -> pathlib.Path:
-    """Bodies in place of our ops; 16-bit matrices are multiplied as such, unless scores are too large for that."""
-    changed, spare = bool(file.model.functions), file.model.clone() if has_narrow_attention(file.model) else None
-    graph = folder / "model.onnx"
-    prepare(file.model, where)
-    ir.save(file.model, graph, external_data="model.onnx.data")
-    if not changed:
-        return graph
-    try:
-        check_prepared(file.path, graph, inputs)
-        return graph
-    except NumericsError as error:
-        if spare is None:
-            raise
-        LOGGER.warning("%s: %s (%s)", where, NARROW_PRODUCTS, error)
-    prepare(spare, where, exact=True)
-    ir.save(spare, graph, external_data="model.onnx.data")
-    check_prepared(file.path, graph, inputs)
-    return graph

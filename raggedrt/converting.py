@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from raggedrt.approximation import is_imposed, sample_of, verify_imposed
 from raggedrt.engine_building import build_in_bundle, engine_report, with_engine
 from raggedrt.engine_profiles import ShapeDemand
 from raggedrt.engine_settings import Compatibility, engine_settings
-from raggedrt.errors import InputError, NumericsError, TargetError
+from raggedrt.errors import InputError, TargetError
 from raggedrt.export.mask_polarity import refuse_inverted_mask
 from raggedrt.export.torch_to_onnx import DEFAULT_OPSET
 from raggedrt.manifests import draft_manifest, report_json
@@ -28,7 +27,7 @@ from raggedrt.plugins.contract.io_roles import Role
 from raggedrt.plugins.runtime.tensorrt_provider import TARGET as PROVIDER_TARGET
 from raggedrt.plugins.tensorrt.flavour import FLAVOURS
 from raggedrt.plugins.tensorrt.plugin_model import plan_without_mask
-from raggedrt.plugins.tensorrt.prepare import NARROW_PRODUCTS, has_narrow_attention, prepare
+from raggedrt.plugins.tensorrt.prepare import save_prepared
 from raggedrt.progress import step
 from raggedrt.provider_bundle import add_provider_files, check_compiling, with_provider_files
 from raggedrt.rewriting import make_config, run_passes
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from raggedrt.graph_passes.pipeline import RewriteConfig
     from raggedrt.graph_passes.report import RewriteReport
     from raggedrt.plugins.bundle.reader import Bundle
-
-LOGGER = logging.getLogger("raggedrt")
 
 
 def convert(
@@ -195,27 +192,17 @@ def _save_verified(
     config: RewriteConfig,
     tolerance: Tolerance | None,
 ) -> Verified:
-    """Write the graph and verify it; what an engine without plugins is built from has bodies in place of our ops.
+    """Write the graph and verify it; what an engine without plugins is built from has bodies in place of our ops."""
 
-    These multiply 16-bit matrices as such, unless the scores of the model are too large for that.
-    """
-    where, data = original.resolved.description, f"{MODEL_NAME}.data"
-    spare = None
-    if config.target in FLAVOURS and not FLAVOURS[config.target].plugins:
-        spare = original.model.clone() if has_narrow_attention(original.model) else None
-        prepare(original.model, where)
-    elif config.target == PROVIDER_TARGET:
-        plan_without_mask(original.model)
-    ir.save(original.model, model, external_data=data)
-    try:
+    def verify() -> Verified:
         return _verify(model, original, report, config, tolerance)
-    except NumericsError as error:
-        if spare is None:
-            raise
-        LOGGER.warning("%s: %s (%s)", where, NARROW_PRODUCTS, error)
-    prepare(spare, where, exact=True)
-    ir.save(spare, model, external_data=data)
-    return _verify(model, original, report, config, tolerance)
+
+    if config.target in FLAVOURS and not FLAVOURS[config.target].plugins:
+        return save_prepared(original.model, model, original.resolved.description, verify)
+    if config.target == PROVIDER_TARGET:
+        plan_without_mask(original.model)
+    ir.save(original.model, model, external_data=f"{MODEL_NAME}.data")
+    return verify()
 
 
 def _verify(

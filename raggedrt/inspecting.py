@@ -9,7 +9,6 @@ import pathlib
 import re
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from raggedrt.advice import advice_for
@@ -22,7 +21,7 @@ from raggedrt.graph_passes.axes.rule import describe_node
 from raggedrt.graph_passes.sites.no_attention import why_no_attention
 from raggedrt.model_summary import environment, model_summary
 from raggedrt.onnx_files import read_onnx
-from raggedrt.plugins.bundle.model_facts import load_proto, model_facts
+from raggedrt.plugins.bundle.model_facts import load_proto, model_facts, plugin_nodes
 from raggedrt.plugins.bundle.reader import open_bundle
 from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.rewriting import make_config, run_passes
@@ -124,7 +123,7 @@ def _draw(masks: list[dict[str, Any]], folder: pathlib.Path) -> None:
 
 def _file_facts(path: pathlib.Path) -> dict[str, Any]:
     proto = load_proto(path)
-    plugins = collections.Counter(node.op_type for node in proto.graph.node if _is_plugin(node))
+    plugins = collections.Counter(node.op_type for node in plugin_nodes(proto))
     promised: dict[str, int] = {}
     ops: dict[str, int] = {}
     problem = None
@@ -161,11 +160,6 @@ def _inlined(op: str, promised: int, found: int) -> str:
         f"the metadata promises {promised} {op} nodes and the graph has {found}: another tool inlined their function "
         "bodies; rewrite the original model again and use the result as it is"
     )
-
-
-def _is_plugin(node: onnx.NodeProto) -> bool:
-    """Whether a node of ours is in the form of TensorRT's plugins."""
-    return any(item.name == "plugin_namespace" and item.s == DOMAIN.encode() for item in node.attribute)
 
 
 def _trial(path: pathlib.Path, io: str | None, length: int | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
@@ -72,6 +73,11 @@ class PlanValues:
             bounds = {"start": 1, "end": 2}
             self._length = self.tape.op("Shape", [self.mask], bounds, stem="length", dtype=_INT64, shape=[1])
         return self._length
+
+    @functools.cached_property
+    def token_count(self) -> ir.Value:
+        """Int64 [1]: the number of packed tokens T."""
+        return self.tape.op("Shape", [self.token_index], stem="count", dtype=_INT64, shape=[1])
 
     @property
     def max_seqlen(self) -> ir.Value:
@@ -237,8 +243,7 @@ class PlanValues:
         """Int64 [B, S]: one more than the packed row of each slot, 0 where the slot is not packed."""
         if self._rows_by_slot is None:
             tape = self.tape
-            count = tape.op("Shape", [self.token_index], stem="count", dtype=_INT64, shape=[1])
-            count = tape.op("Squeeze", [count], stem="count", shape=[])
+            count = tape.op("Squeeze", [self.token_count], stem="count", shape=[])
             after = tape.op("Add", [count, tape.scalar(1)], stem="count", shape=[])
             rows = tape.op("Range", [tape.scalar(1), after, tape.scalar(1)], stem="rows", shape=[TOKENS])
             inputs = {"packed": rows, "token_index": self.token_index, "like": self.mask}

@@ -329,13 +329,12 @@ class PackedRegion:
     def full(self, value: ir.Value) -> ir.Value:
         """The packed form of a value with a row for every token, where it may have one for all of them."""
         form, axes = self.packed(value), self.analysis.axes_of(value) or ()
-        tokens = self.tape.op("Shape", [self.plan.token_index], stem="tokens", dtype=ir.DataType.INT64, shape=[1])
         sizes = []
         for axis in packed_axes(axes):
             static = axis_size(axis).static
             if not has((axis,), Kind.TOKEN) and static is None:
                 raise PackingRefused(_reader(value), f"'{value.name}' has an axis whose size is known only at run time")
-            sizes.append(tokens if has((axis,), Kind.TOKEN) else self.tape.vector([static or 0]))
+            sizes.append(self.plan.token_count if has((axis,), Kind.TOKEN) else self.tape.vector([static or 0]))
         shape = self.tape.op("Concat", sizes, {"axis": 0}, stem="full_shape", shape=[len(sizes)])
         return self.tape.op("Expand", [form, shape], stem=f"{value.name}_full", shape=packed_shape(axes))
 

@@ -183,6 +183,12 @@ def byte_size(tensor: onnx.TensorProto) -> int | None:
     return -(-math.prod(tensor.dims) * bits // 8)
 
 
+def plugin_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes of ours in the form of TensorRT's plugins, in whatever domain."""
+    own = DOMAIN.encode()
+    return [n for n in model.graph.node if any(a.name == "plugin_namespace" and a.s == own for a in n.attribute)]
+
+
 def _op_node(node: onnx.NodeProto, has_body: bool) -> OpNode:
     integers = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
     return OpNode(

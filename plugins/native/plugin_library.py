@@ -116,6 +116,15 @@ def tensorrt_headers() -> tuple[pathlib.Path, pathlib.Path]:
     return tensorrt, cuda
 
 
+def header_flags() -> tuple[str, ...]:
+    """Flags by which a compiler finds the headers of TensorRT and CUDA, as those of others: without warnings.
+
+    Raises:
+        TargetError: one is missing, or the TensorRT is too old.
+    """
+    return tuple(flag for folder in tensorrt_headers() for flag in ("-isystem", str(folder)))
+
+
 def plugin_library_path() -> pathlib.Path:
     """Where the library of the present sources and headers lies in the user's cache, built or not.
 
@@ -140,9 +149,9 @@ def build_plugin_library() -> pathlib.Path:
     library = plugin_library_path()
     if library.is_file():
         return library
-    tensorrt, cuda = tensorrt_headers()
+    tensorrt, _ = tensorrt_headers()
     what = f"the plugins with the headers of TensorRT {'.'.join(map(str, tensorrt_version(tensorrt)))}"
-    flags = (*FLAGS, "-isystem", str(tensorrt), "-isystem", str(cuda))
+    flags = (*FLAGS, *header_flags())
     facts = {"RAGGEDRT_VERSION": installed_version(), "RAGGEDRT_KERNEL_DIGEST": kernels_digest()}
 
     def build(folder: pathlib.Path) -> None:

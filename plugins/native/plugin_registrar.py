@@ -10,7 +10,7 @@ import pathlib
 from raggedrt.plugins.native.build import SOURCE_FOLDER
 from raggedrt.plugins.native.compiler import find_compiler, made_once, run_compiler
 from raggedrt.plugins.native.objects import Unit, compile_unit, exports_flag
-from raggedrt.plugins.native.plugin_library import FLAGS, LINK_FLAGS, build_plugin_library, tensorrt_headers
+from raggedrt.plugins.native.plugin_library import FLAGS, LINK_FLAGS, build_plugin_library, header_flags
 
 REGISTRAR_NAME = "libraggedrt_trt_ort.so"
 SOURCE = "tensorrt/ort/register.cc"
@@ -25,8 +25,7 @@ def build_registrar() -> pathlib.Path:
         TargetError: no headers or compiler, or the compiler refuses a source.
     """
     registrar = build_plugin_library().with_name(REGISTRAR_NAME)
-    folders = tensorrt_headers()
-    flags = [*FLAGS, *(flag for folder in folders for flag in ("-isystem", str(folder)))]
+    flags = (*FLAGS, *header_flags())
 
     def build(folder: pathlib.Path) -> None:
         compiled = compile_unit(Unit(SOURCE), flags, {}, (SOURCE_FOLDER,), WHAT)

@@ -11,9 +11,8 @@ from typing import Any
 
 from raggedrt.errors import TargetError
 from raggedrt.plugins.bundle.manifest import EngineRecord, PluginRecord
-from raggedrt.plugins.bundle.model_facts import load_proto
+from raggedrt.plugins.bundle.model_facts import load_proto, plugin_nodes
 from raggedrt.plugins.contract.abi import ABI_VERSION
-from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.plugins.kernel_packs.lookup import FOLDERS_VARIABLE, find_pack, serving
 from raggedrt.plugins.kernel_packs.pack_file import pack_name
 from raggedrt.plugins.native.plugin_library import (
@@ -33,10 +32,9 @@ _loaded: list[pathlib.Path] = []
 def used_creators(graph: pathlib.Path) -> dict[str, int]:
     """Feature bits that a graph in plugin form needs, by plugin; empty where it has no node of ours."""
     used: dict[str, int] = {}
-    for node in load_proto(graph).graph.node:
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        if "plugin_namespace" in attributes and attributes["plugin_namespace"].s.decode() == DOMAIN:
-            used[node.op_type] = used.get(node.op_type, 0) | attributes["features"].i
+    for node in plugin_nodes(load_proto(graph)):
+        features = next(attribute.i for attribute in node.attribute if attribute.name == "features")
+        used[node.op_type] = used.get(node.op_type, 0) | features
     return used
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import TypeVar
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from raggedrt.errors import InputError
+from raggedrt.errors import InputError, NumericsError
 from raggedrt.plugins.bodies import attach_function_bodies
 from raggedrt.plugins.contract.op_definition import DOMAIN
 from raggedrt.plugins.tensorrt.lengths_plan import plan_from_lengths
@@ -18,10 +23,8 @@ PASSES = (
     common_passes.RemoveUnusedOpsetsPass(),
 )
 
-NARROW_PRODUCTS = (
-    "attention scores are too large to be rounded to 16 bits, so attention multiplies in float32, which is slower"
-)
-"""Said where a check failed and the same model is tried with exact products."""
+LOGGER = logging.getLogger("raggedrt")
+Checked = TypeVar("Checked")
 
 
 def prepare(model: ir.Model, where: str, *, exact: bool = False) -> None:
@@ -52,7 +55,35 @@ def prepare(model: ir.Model, where: str, *, exact: bool = False) -> None:
         del model.metadata_props[name]  # it counts ops that are bodies now
 
 
-def has_narrow_attention(model: ir.Model) -> bool:
+def save_prepared(model: ir.Model, path: pathlib.Path, where: str, check: Callable[[], Checked]) -> Checked:
+    """Prepare a model, in place, write it to `path` with its weights beside, and check the file.
+
+    16-bit matrices of attention are multiplied as such, unless the check finds the scores too large for that.
+
+    Raises:
+        InputError: a node of ours has no function body.
+        NumericsError: the check fails, also with exact products.
+    """
+    spare = model.clone() if _has_narrow_attention(model) else None
+    prepare(model, where)
+    ir.save(model, path, external_data=f"{path.name}.data")
+    try:
+        return check()
+    except NumericsError as error:
+        if spare is None:
+            raise
+        LOGGER.warning(
+            "%s: attention scores are too large to be rounded to 16 bits, so attention multiplies in float32, which is "
+            "slower (%s)",
+            where,
+            error,
+        )
+    prepare(spare, where, exact=True)
+    ir.save(spare, path, external_data=f"{path.name}.data")
+    return check()
+
+
+def _has_narrow_attention(model: ir.Model) -> bool:
     """Whether `prepare` will let attention multiply in 16 bits, unless it is asked for exact products."""
     types = {node.inputs[0].dtype for node in model.graph.all_nodes() if _is_attention(node) and node.inputs[0]}
     return bool(types & {ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
